@@ -1,0 +1,121 @@
+"""Every rule and constant that BUILD files use.
+
+Newer Bazels keep the C++ rules outside themselves; then this file loads them from there, and no
+BUILD file changes.
+"""
+
+load("@local_config_cuda//:defs.bzl", _CUDA_ENABLED = "CUDA_ENABLED", _NVCC = "NVCC")
+load("@local_config_tf//:defs.bzl", _TF_COPTS = "TF_COPTS", _TF_VERSION = "TF_VERSION")
+
+CUDA_ENABLED = _CUDA_ENABLED
+TF_COPTS = _TF_COPTS
+TF_VERSION = _TF_VERSION
+
+_WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"]
+
+def cc_library(name, copts = [], **kwargs):
+    native.cc_library(name = name, copts = _WARNINGS + copts, linkstatic = True, **kwargs)
+
+def cc_binary(name, copts = [], **kwargs):
+    native.cc_binary(name = name, copts = _WARNINGS + copts, **kwargs)
+
+def cc_test(name, copts = [], deps = [], **kwargs):
+    """A GoogleTest."""
+    native.cc_test(
+        name = name,
+        copts = _WARNINGS + copts,
+        linkstatic = True,
+        deps = deps + ["@googletest//:gtest_main"],
+        **kwargs
+    )
+
+def cc_shared_library(name, libraries = [], linkopts = [], **kwargs):
+    """A shared library without undefined symbols.
+
+    Args:
+      name: the file's name; also its soname, so that others link to it by that and not by path.
+      libraries: labels of shared libraries to link to. They are named by their soname and found
+        because they are loaded already or lie in the same directory.
+      linkopts: further options of the linker.
+      **kwargs: as for cc_binary.
+    """
+    native.cc_binary(
+        name = name,
+        linkshared = True,
+        linkopts = [
+            "-Wl,-z,defs",
+            "-Wl,-soname," + name,
+            "-Wl,-rpath,$$ORIGIN",
+            "-Wl,--as-needed",
+        ] + linkopts + ["$(execpath %s)" % library for library in libraries],
+        additional_linker_inputs = libraries,
+        **kwargs
+    )
+
+def write_file(name, out, lines):
+    """A small text file of `lines`, which must not hold an apostrophe."""
+    native.genrule(
+        name = name,
+        outs = [out],
+        cmd = "printf '%s\\n' " + " ".join(["'%s'" % line for line in lines]) + " > $@",
+    )
+
+def tf_library(name, copts = [], deps = [], **kwargs):
+    """A cc_library of code that includes TensorFlow's headers."""
+    cc_library(
+        name = name,
+        copts = TF_COPTS + copts,
+        deps = deps + ["@local_config_tf//:headers"],
+        alwayslink = True,  # ops and kernels register themselves; nobody calls them by name
+        **kwargs
+    )
+
+_NVCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-DNDEBUG",
+    # Machine code for the GPUs measured, PTX for those to come.
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
+]
+
+def cuda_object(name, src, hdrs = [], copts = []):
+    """Compiles one .cu file to <name>.pic.o."""
+    native.genrule(
+        name = name,
+        srcs = [src] + hdrs,
+        outs = [name + ".pic.o"],
+        cmd = " ".join([_NVCC, "-I."] + _NVCC_FLAGS + copts + ["-c $(execpath %s) -o $@" % src]),
+        message = "nvcc " + name,
+    )
+
+def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):
+    """A shared library of CUDA code and nothing else; no target at all in a CPU-only build.
+
+    Linked alone: libtensorflow_framework.so.2 exports the CUDA runtime as stubs, which would take
+    over our kernels' launches if it came before the static runtime on the link line.
+
+    Args:
+      name: the file's name.
+      srcs: .cu files. Each is compiled once for each of its variants, side by side.
+      hdrs: every header they include; nvcc's actions have no include scanner.
+      copts: nvcc options for all.
+      variants: {source: {variant: [nvcc options]}}; a source that is not named is compiled once.
+    """
+    if not CUDA_ENABLED:
+        return
+    objects = []
+    for src in srcs:
+        stem = src[:-len(".cu")].replace("/", "_")
+        for variant, options in variants.get(src, {"": []}).items():
+            object = stem + ("_" + variant if variant else "")
+            cuda_object(object, src, hdrs, copts + options)
+            objects.append(":" + object)
+    cc_shared_library(
+        name = name,
+        srcs = objects,
+        linkopts = ["-Wl,--exclude-libs,ALL"],
+        deps = ["@local_config_cuda//:cudart_static"],
+    )

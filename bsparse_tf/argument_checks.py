@@ -1,0 +1,110 @@
+"""Checks of arguments that several public classes share, and the sentences they raise."""
+
+import tensorflow as tf
+
+BLOCK_SIZES = (8, 16, 32, 64, 128)
+
+
+def check_block_size(block_size):
+    """Raises ValueError unless there are kernels for `block_size`."""
+    if isinstance(block_size, bool) or block_size not in BLOCK_SIZES:
+        sizes = ", ".join(map(str, BLOCK_SIZES))
+        raise ValueError(f"block_size must be one of {sizes}; got {block_size!r}")
+
+
+def check_feature_axis(feature_axis):
+    """Raises ValueError unless `feature_axis` is 0 or 1."""
+    if isinstance(feature_axis, bool) or feature_axis not in (0, 1):
+        raise ValueError(
+            "feature_axis must be 1 (features last, [..., C]) or 0 (features first, [C, ...]); "
+            f"got {feature_axis!r}"
+        )
+
+
+def count_blocks(argument, features, block_size):
+    """How many blocks make up `features`; raises ValueError, with the nearest sizes, if none do."""
+    if features > 0 and features % block_size == 0:
+        return features // block_size
+    below = features // block_size * block_size
+    nearest = f"{below} or {below + block_size}" if below > 0 else f"{block_size}"
+    raise ValueError(
+        f"{argument} must be a positive multiple of block_size={block_size}; got {features}, "
+        f"nearest: {nearest}"
+    )
+
+
+def check_shape(argument, value, expected, meaning):
+    """Raises ValueError if what is known of `value.shape` contradicts `expected`."""
+    if not tf.TensorShape(value.shape).is_compatible_with(expected):
+        raise ValueError(
+            f"{argument} has shape {tuple(value.shape)}; expected {tuple(expected)}, {meaning}"
+        )
+
+
+def check_features(argument, x, features, feature_axis, symbol):
+    """Raises ValueError if `x` cannot hold `features` features; says how either axis reads it.
+
+    Args:
+      argument: the name of `x` in the message.
+      x: a tensor; what is not known of its shape is not checked.
+      features: how many the layout takes.
+      feature_axis: 0 or 1.
+      symbol: what the layout calls `features`: "C" or "K".
+    """
+    shape = x.shape
+    if shape.rank is None:
+        return
+    if shape.rank < 2:
+        wanted = f"[..., {features}]" if feature_axis == 1 else f"[{features}, ...]"
+        raise ValueError(
+            f"{argument} has shape {shape}, of rank {shape.rank}; expected rank 2 or more: "
+            f"{wanted} with feature_axis={feature_axis}"
+        )
+    found, other = (shape[-1], shape[0]) if feature_axis == 1 else (shape[0], shape[-1])
+    if found is None or found == features:
+        return
+    message = (
+        f"{argument} has shape {shape}: with feature_axis={feature_axis} that is "
+        f"{_batch(shape, feature_axis)}, {found} features, but the layout takes "
+        f"{symbol}={features}; with feature_axis={1 - feature_axis} it would be "
+        f"{_batch(shape, 1 - feature_axis)}, {other} features"
+    )
+    if other == features:
+        cross = "to_features_last" if feature_axis == 1 else "to_features_first"
+        message += (
+            f", which fits: use with_feature_axis({1 - feature_axis}), or cross over with "
+            f"{cross}({argument})"
+        )
+    raise ValueError(message)
+
+
+def check_weight_dtype(argument, x, w, dw_dtype):
+    """Raises TypeError if `w` does not go with `x`, ValueError if `dw_dtype` is not w's dtype."""
+    if w.dtype != x.dtype and not (w.dtype == tf.float32 and x.dtype.size == 2):
+        raise TypeError(
+            f"w has dtype {w.dtype.name} and {argument} {x.dtype.name}; expected the same, or w in "
+            f"float32 with {argument} in float16 or bfloat16"
+        )
+    if dw_dtype is not None and tf.as_dtype(dw_dtype) != w.dtype:
+        raise ValueError(
+            f"dw_dtype is {tf.as_dtype(dw_dtype).name} but w is {w.dtype.name}, and a gradient has "
+            "the dtype of its variable. For a float32 gradient from 16-bit activations keep w in "
+            f"float32 (master weights): the op rounds it to {argument}'s dtype inside"
+        )
+
+
+def as_tensor(argument, value, dtype, why):
+    """`value` as a tensor of `dtype`. Arrays and tensors of another dtype are a TypeError."""
+    if not hasattr(value, "dtype"):  # A Python number or list has none of its own.
+        return tf.convert_to_tensor(value, dtype, name=argument)
+    value = tf.convert_to_tensor(value, name=argument)
+    if value.dtype != dtype:
+        raise TypeError(
+            f"{argument} has dtype {value.dtype.name}; expected {dtype.name}, because {why}"
+        )
+    return value
+
+
+def _batch(shape, feature_axis):
+    batch = shape[:-1] if feature_axis == 1 else shape[1:]
+    return f"N={batch[0]}" if batch.rank == 1 else f"a batch of shape {batch}"

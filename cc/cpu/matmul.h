@@ -1,0 +1,59 @@
+// Block-sparse products on the CPU: y = x W, dx = dy W^T, dw = x^T dy. No TensorFlow here.
+//
+// Every output element is computed by one thread in one fixed order, so the result does not
+// depend on the number of threads.
+#ifndef BSPARSE_CC_CPU_MATMUL_H_
+#define BSPARSE_CC_CPU_MATMUL_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "cc/plan/block_index.h"
+#include "cc/plan/types.h"
+
+namespace bsparse {
+
+// Runs body(begin, end) over sub-ranges of [0, total), on any threads, and returns when all are
+// done. `cost_per_unit` is a hint in CPU cycles.
+using ParallelFor = std::function<void(int64_t total, int64_t cost_per_unit,
+                                       const std::function<void(int64_t, int64_t)>& body)>;
+
+struct CpuMatmulArgs {
+  DType dtype;         // of x, y and bias: float32, float16, bfloat16 or float64
+  DType weight_dtype;  // of w: `dtype`, or float32 with 16-bit `dtype` (then rounded to `dtype`)
+  Activation activation = Activation::kNone;
+  int block_size = 0;
+  int feature_axis = 1;
+  bool transpose = false;  // use each stored block as w[b]^T; `index` is then by input column
+  int64_t batch = 0;
+  const BlockIndex* index = nullptr;  // of this product: outputs are index->out_blocks()
+  const void* x = nullptr;            // (batch, in) or (in, batch)
+  const void* w = nullptr;            // (blocks, bs, bs)
+  const float* gate = nullptr;        // (blocks) or null; scales a block, 0 skips it
+  const void* bias = nullptr;         // (out) or null
+  void* y = nullptr;                  // (batch, out) or (out, batch); wholly written
+};
+
+void CpuMatmul(const CpuMatmulArgs& args, const ParallelFor& parallel_for);
+
+struct CpuMatmulDwArgs {
+  DType dtype;      // of x and dy
+  DType out_dtype;  // of dw: `dtype`, or float32
+  int block_size = 0;
+  int feature_axis = 1;
+  int64_t batch = 0;
+  const BlockIndex* index = nullptr;  // of the forward product
+  const void* x = nullptr;
+  const void* dy = nullptr;
+  const float* gate = nullptr;  // (blocks) or null; scales a block, 0 leaves zeros
+  void* dw = nullptr;           // (blocks, bs, bs); wholly written
+};
+
+void CpuMatmulDw(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for);
+
+// The instruction set that the kernels run with on this machine: "AVX3_ZEN4", "AVX2", "NEON"…
+const char* CpuTargetName();
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CC_CPU_MATMUL_H_

@@ -1,0 +1,40 @@
+// Names of the kernels that would run, for `python -m bsparse_tf info`, which calls these by ctypes.
+#include <cstdint>
+
+#include "cc/cpu/matmul.h"
+#include "cc/kernels/cuda_library.h"
+#include "cuda/bsparse_cuda.h"
+
+#define BSPARSE_INFO_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+// The instruction set of the CPU kernels: "AVX3_ZEN4", "AVX2", "NEON"…
+BSPARSE_INFO_EXPORT const char* bsparse_cpu_target() { return bsparse::CpuTargetName(); }
+
+// The kernel that the current GPU would run for y = x W; null if there is no CUDA library, no GPU
+// or no such kernel. `dtype` is a bsparse_dtype.
+BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_size,
+                                                   int32_t feature_axis, int64_t batch,
+                                                   int32_t allow_tf32) {
+  const bsparse_cuda_api* cuda = bsparse::CudaLibrary(nullptr);
+  if (cuda == nullptr) return nullptr;
+  bsparse_device device;
+  bsparse_tile tile;
+  const auto kind = static_cast<bsparse_dtype>(dtype);
+  if (cuda->get_device(&device) != BSPARSE_OK) return nullptr;
+  if (cuda->get_tile(kind, block_size, batch, /*is_dw=*/0, &device, &tile) != BSPARSE_OK) {
+    return nullptr;
+  }
+  bsparse_matmul_args args = {};
+  args.dtype = kind;
+  args.block_size = block_size;
+  args.feature_axis = feature_axis;
+  args.in_blocks = args.out_blocks = 1;
+  args.allow_tf32 = allow_tf32;
+  args.batch = batch;
+  args.plan.batch_tile = tile.batch_tile;
+  return cuda->kernel_name(&args);
+}
+
+}  // extern "C"

@@ -1,0 +1,64 @@
+// The checks of the ops' arguments, written once: the shape functions run them while a graph is
+// built, the kernels again on what really arrives, XLA when it compiles.
+#ifndef BSPARSE_CC_OPS_CHECKS_H_
+#define BSPARSE_CC_OPS_CHECKS_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "cc/plan/types.h"
+
+namespace bsparse {
+
+// A shape as far as it is known: nullopt if not even the rank is, -1 for an unknown dimension.
+using PartialDims = std::optional<absl::InlinedVector<int64_t, 4>>;
+
+// The attributes both ops share: the layout's extent and how activations hold their features.
+struct ProductAttrs {
+  int block_size = 0;
+  int in_blocks = 0;   // CB
+  int out_blocks = 0;  // KB
+  int feature_axis = 1;
+
+  int64_t in_features() const { return int64_t{in_blocks} * block_size; }
+  int64_t out_features() const { return int64_t{out_blocks} * block_size; }
+
+  // Reads the attributes of an op under construction or inference, and checks them.
+  template <typename Context>
+  absl::Status Read(Context* ctx) {
+    absl::Status status = ctx->GetAttr("block_size", &block_size);
+    if (status.ok()) status = ctx->GetAttr("in_blocks", &in_blocks);
+    if (status.ok()) status = ctx->GetAttr("out_blocks", &out_blocks);
+    if (status.ok()) status = ctx->GetAttr("feature_axis", &feature_axis);
+    return status.ok() ? Check() : status;
+  }
+
+  absl::Status Check() const;
+};
+
+// `name` is x or dy. The message of a wrong feature count shows how the shape reads with either
+// feature_axis, since mixing them up is the usual cause.
+absl::Status CheckActivations(absl::string_view name, const PartialDims& dims, int64_t features,
+                              int feature_axis);
+
+// w (blocks, bs, bs), coords (blocks, 2), gate (blocks); unknown parts match anything.
+absl::Status CheckWeights(absl::string_view name, const PartialDims& dims, int block_size);
+absl::Status CheckCoords(const PartialDims& dims, const ProductAttrs& attrs);
+absl::Status CheckSameBlocks(absl::string_view name, const PartialDims& dims,
+                             const PartialDims& coords);
+absl::Status CheckBias(const PartialDims& dims, int64_t features);
+
+// x and dy of one weight gradient must have the same batch.
+absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis);
+
+absl::Status ParseActivation(absl::string_view name, Activation* activation);
+
+// Features and batch of an activation tensor whose shape has been checked.
+int64_t BatchOf(const PartialDims& dims, int feature_axis);
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CC_OPS_CHECKS_H_

@@ -1,0 +1,85 @@
+// Cuts the work of y = x W into items for a GPU: about equal, heaviest first, hub columns split.
+#ifndef BSPARSE_CC_PLAN_MATMUL_PLAN_H_
+#define BSPARSE_CC_PLAN_MATMUL_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cc/plan/block_index.h"
+
+namespace bsparse {
+
+// What the planner knows of the device and of the kernel that will run.
+struct PlanTarget {
+  int32_t sm_count = 0;
+  int32_t batch_tile = 0;   // batch entries of one CTA's output tile
+  int32_t ctas_per_sm = 1;  // resident CTAs of that kernel on one SM
+};
+
+// Batches of one class share a plan: the number of batch tiles, rounded up to a power of two,
+// decides how finely columns are split, and stops mattering once the batch alone fills the chip.
+int64_t BatchClass(int64_t batch, const PlanTarget& target);
+
+// Host-side tables of a bsparse_matmul_plan (cuda/bsparse_cuda.h), and how to find them in one
+// flat array, so that they can travel to a device in one copy or as one constant.
+class MatmulPlan {
+ public:
+  struct Item {
+    int32_t out_block;
+    int32_t first_entry;
+    int32_t last_entry;
+    int32_t partial;  // slot of its float32 partial, or -1: the item owns the whole column
+  };
+  struct Split {
+    int32_t out_block;
+    int32_t first_partial;
+    int32_t num_partials;
+  };
+
+  MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target);
+
+  const PlanTarget& target() const { return target_; }
+  int32_t num_items() const { return num_items_; }
+  int32_t num_splits() const { return num_splits_; }
+  int32_t num_partials() const { return num_partials_; }
+
+  // items (num_items, 4), entries (blocks, 2), splits (num_splits, 3), one after the other.
+  const std::vector<int32_t>& tables() const { return tables_; }
+  int64_t items_offset() const { return 0; }
+  int64_t entries_offset() const { return int64_t{4} * num_items_; }
+  int64_t splits_offset() const { return entries_offset() + 2 * num_entries_; }
+
+  // Work of the busiest CTA slot over the mean, if items are dealt in order to the slot that is
+  // free first: 1 is perfect.
+  double PredictedBalance(int64_t batch) const;
+
+ private:
+  PlanTarget target_;
+  int32_t num_items_ = 0;
+  int32_t num_splits_ = 0;
+  int32_t num_partials_ = 0;
+  int64_t num_entries_ = 0;
+  std::vector<int32_t> tables_;
+};
+
+// The work of dw = x^T dy: the stored blocks in an order that is kind to the L2 cache.
+class MatmulDwPlan {
+ public:
+  // `index` is of the forward product.
+  MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target);
+
+  int32_t num_blocks() const { return num_blocks_; }
+  // The batch is cut into this many ranges when the blocks alone do not fill the device.
+  int32_t batch_splits() const { return batch_splits_; }
+  const std::vector<int32_t>& tables() const { return tables_; }  // (blocks, 3)
+
+ private:
+  int32_t num_blocks_ = 0;
+  int32_t batch_splits_ = 1;
+  std::vector<int32_t> tables_;
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CC_PLAN_MATMUL_PLAN_H_

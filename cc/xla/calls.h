@@ -1,0 +1,125 @@
+// What an XLA custom call of ours carries: its target, its attributes, its operands.
+//
+// cc/xla/product_xla.cc writes calls while XLA compiles; cc/xla/{cpu,gpu}_handlers.cc read them
+// when XLA instantiates or runs the executable. Neither side needs the other's headers.
+//
+//   call       platform  operands                           results
+//   matmul     Host      x, w, [gate], [bias]               y
+//   matmul     CUDA      x, w, [gate], [bias], tables       y, [scratch]
+//   matmul_dw  Host      x, dy, [gate]                      dw
+//   matmul_dw  CUDA      x, dy, [gate], tables              dw, [scratch]
+//
+// On the CPU the layout travels as an attribute: XLA hands it to the handler once per executable
+// (FFI's instantiate stage), which looks its plans up and keeps them, so a call neither hashes nor
+// sorts, and an executable that comes back from a disk cache still finds them.
+//
+// On a GPU the plan's tables are a constant operand, which XLA keeps in device memory, and scratch
+// memory is a result that nobody reads. Both are then XLA's own buffers: a call copies nothing and
+// allocates nothing, and may be captured into a command buffer (a CUDA graph), whose replays need
+// every address to stay valid. Memory from FFI's scratch allocator would be freed after capture.
+#ifndef BSPARSE_CC_XLA_CALLS_H_
+#define BSPARSE_CC_XLA_CALLS_H_
+
+#include <cstdint>
+
+#include "cc/plan/types.h"
+
+namespace bsparse::xla_calls {
+
+inline constexpr char kMatmulTarget[] = "bsparse_matmul";
+inline constexpr char kMatmulDwTarget[] = "bsparse_matmul_dw";
+inline constexpr char kCoords[] = "coords";  // attribute of calls on the CPU: int32 (blocks * 2)
+
+// Visit() names every attribute of a call once, for the writer and the reader alike.
+struct Matmul {
+  DType dtype = DType::kFloat32;
+  DType weight_dtype = DType::kFloat32;
+  Activation activation = Activation::kNone;
+  int32_t block_size = 0;
+  int32_t feature_axis = 1;
+  int32_t in_blocks = 0;   // of the layout, also when `transpose`
+  int32_t out_blocks = 0;
+  bool transpose = false;
+  bool has_gate = false;
+  bool has_bias = false;
+  int64_t batch = 0;
+
+  template <typename Self, typename Visitor>
+  static void Visit(Self& self, Visitor& visitor) {
+    visitor("dtype", self.dtype);
+    visitor("weight_dtype", self.weight_dtype);
+    visitor("activation", self.activation);
+    visitor("block_size", self.block_size);
+    visitor("feature_axis", self.feature_axis);
+    visitor("in_blocks", self.in_blocks);
+    visitor("out_blocks", self.out_blocks);
+    visitor("transpose", self.transpose);
+    visitor("has_gate", self.has_gate);
+    visitor("has_bias", self.has_bias);
+    visitor("batch", self.batch);
+  }
+};
+
+// The numbers of a bsparse_matmul_plan; its tables are the operand, at these offsets (in int32).
+struct MatmulGpu {
+  bool allow_tf32 = false;
+  int32_t num_blocks = 0;
+  int32_t num_items = 0;
+  int32_t num_splits = 0;
+  int32_t num_partials = 0;
+  int32_t batch_tile = 0;
+  int64_t entries_offset = 0;
+  int64_t splits_offset = 0;
+
+  template <typename Self, typename Visitor>
+  static void Visit(Self& self, Visitor& visitor) {
+    visitor("allow_tf32", self.allow_tf32);
+    visitor("num_blocks", self.num_blocks);
+    visitor("num_items", self.num_items);
+    visitor("num_splits", self.num_splits);
+    visitor("num_partials", self.num_partials);
+    visitor("batch_tile", self.batch_tile);
+    visitor("entries_offset", self.entries_offset);
+    visitor("splits_offset", self.splits_offset);
+  }
+};
+
+struct MatmulDw {
+  DType dtype = DType::kFloat32;
+  DType out_dtype = DType::kFloat32;
+  int32_t block_size = 0;
+  int32_t feature_axis = 1;
+  int32_t in_blocks = 0;
+  int32_t out_blocks = 0;
+  bool has_gate = false;
+  int64_t batch = 0;
+
+  template <typename Self, typename Visitor>
+  static void Visit(Self& self, Visitor& visitor) {
+    visitor("dtype", self.dtype);
+    visitor("out_dtype", self.out_dtype);
+    visitor("block_size", self.block_size);
+    visitor("feature_axis", self.feature_axis);
+    visitor("in_blocks", self.in_blocks);
+    visitor("out_blocks", self.out_blocks);
+    visitor("has_gate", self.has_gate);
+    visitor("batch", self.batch);
+  }
+};
+
+struct MatmulDwGpu {
+  bool allow_tf32 = false;
+  int32_t num_blocks = 0;
+  int32_t batch_splits = 1;
+
+  template <typename Self, typename Visitor>
+  static void Visit(Self& self, Visitor& visitor) {
+    visitor("allow_tf32", self.allow_tf32);
+    visitor("num_blocks", self.num_blocks);
+    visitor("batch_splits", self.batch_splits);
+  }
+};
+
+}  // namespace bsparse::xla_calls
+
+#endif  // BSPARSE_CC_XLA_CALLS_H_

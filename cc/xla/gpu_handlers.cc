@@ -1,0 +1,161 @@
+// The custom calls of calls.h on a GPU: the CUDA library's launches on XLA's stream.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "cc/kernels/cuda_library.h"
+#include "cc/kernels/gpu_launch.h"
+#include "cc/xla/calls.h"
+#include "cc/xla/handler_util.h"
+#include "cuda/bsparse_cuda.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace bsparse {
+namespace {
+
+namespace ffi = xla::ffi;
+
+ffi::Error ToError(const GpuStatus& status) {
+  switch (status.code) {
+    case BSPARSE_OK:
+      return ffi::Error::Success();
+    case BSPARSE_INVALID_ARGUMENT:
+      return ffi::Error::InvalidArgument(status.message);
+    case BSPARSE_UNSUPPORTED:
+      return ffi::Error(ffi::ErrorCode::kUnimplemented, status.message);
+    case BSPARSE_CUDA_ERROR:
+      break;
+  }
+  return ffi::Error::Internal(status.message);
+}
+
+// Cuts allocations off the call's scratch result. XLA aligns buffers to less than the kernels need,
+// so the result has room for one more kScratchAlignment.
+class ScratchCutter {
+ public:
+  explicit ScratchCutter(const ffi::RemainingRets& results) {
+    if (results.size() == 0) return;
+    auto buffer = results.get<ffi::AnyBuffer>(0);
+    if (!buffer.has_value()) return;
+    void* data = (*buffer)->untyped_data();
+    left_ = (*buffer)->size_bytes();
+    next_ = static_cast<char*>(std::align(kScratchAlignment, 1, data, left_));
+  }
+
+  DeviceAllocator Allocator() {
+    return [this](size_t bytes) -> void* {
+      const size_t aligned = RoundUpScratch(bytes);
+      if (next_ == nullptr || aligned > left_) return nullptr;
+      char* const out = next_;
+      next_ += aligned;
+      left_ -= aligned;
+      return out;
+    };
+  }
+
+ private:
+  char* next_ = nullptr;
+  size_t left_ = 0;
+};
+
+ffi::Error RunMatmul(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs operands,
+                     ffi::Result<ffi::AnyBuffer> y, ffi::RemainingRets scratch) {
+  AttributeReader reader(attrs);
+  const auto call = reader.Read<xla_calls::Matmul>();
+  const auto gpu = reader.Read<xla_calls::MatmulGpu>();
+  if (reader.error().failure()) return reader.error();
+  std::string why;
+  const bsparse_cuda_api* const api = CudaLibrary(&why);
+  if (api == nullptr) return ffi::Error(ffi::ErrorCode::kUnimplemented, why);
+
+  OperandReader operand(operands);
+  bsparse_matmul_args args{};
+  bsparse_dtype weight_dtype;
+  GpuStatus status = ToCudaDType(call.dtype, &args.dtype);
+  if (status.ok()) status = ToCudaDType(call.weight_dtype, &weight_dtype);
+  if (!status.ok()) return ToError(status);
+  args.activation = ToCudaActivation(call.activation);
+  args.block_size = call.block_size;
+  args.feature_axis = call.feature_axis;
+  args.transpose = call.transpose;
+  args.in_blocks = call.transpose ? call.out_blocks : call.in_blocks;
+  args.out_blocks = call.transpose ? call.in_blocks : call.out_blocks;
+  args.allow_tf32 = gpu.allow_tf32;
+  args.batch = call.batch;
+  args.x = operand.Next();
+  args.w = operand.Next();
+  args.gate = static_cast<const float*>(operand.Next(call.has_gate));
+  args.bias = operand.Next(call.has_bias);
+  args.y = y->untyped_data();
+  const auto* const tables = static_cast<const int32_t*>(operand.Next());
+  if (operand.missing()) return WrongOperands();
+  args.plan.num_items = gpu.num_items;
+  args.plan.num_splits = gpu.num_splits;
+  args.plan.num_partials = gpu.num_partials;
+  args.plan.batch_tile = gpu.batch_tile;
+  args.plan.items = tables;
+  args.plan.entries = tables + gpu.entries_offset;
+  args.plan.splits = tables + gpu.splits_offset;
+  ScratchCutter cutter(scratch);
+  return ToError(
+      LaunchMatmul(*api, args, weight_dtype, gpu.num_blocks, cutter.Allocator(), stream));
+}
+
+ffi::Error RunMatmulDw(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs operands,
+                       ffi::Result<ffi::AnyBuffer> dw, ffi::RemainingRets scratch) {
+  AttributeReader reader(attrs);
+  const auto call = reader.Read<xla_calls::MatmulDw>();
+  const auto gpu = reader.Read<xla_calls::MatmulDwGpu>();
+  if (reader.error().failure()) return reader.error();
+  std::string why;
+  const bsparse_cuda_api* const api = CudaLibrary(&why);
+  if (api == nullptr) return ffi::Error(ffi::ErrorCode::kUnimplemented, why);
+
+  OperandReader operand(operands);
+  bsparse_matmul_dw_args args{};
+  GpuStatus status = ToCudaDType(call.dtype, &args.dtype);
+  if (status.ok()) status = ToCudaDType(call.out_dtype, &args.out_dtype);
+  if (!status.ok()) return ToError(status);
+  args.block_size = call.block_size;
+  args.feature_axis = call.feature_axis;
+  args.in_blocks = call.in_blocks;
+  args.out_blocks = call.out_blocks;
+  args.allow_tf32 = gpu.allow_tf32;
+  args.batch = call.batch;
+  args.x = operand.Next();
+  args.dy = operand.Next();
+  args.gate = static_cast<const float*>(operand.Next(call.has_gate));
+  args.dw = dw->untyped_data();
+  args.plan.num_blocks = gpu.num_blocks;
+  args.plan.batch_splits = gpu.batch_splits;
+  args.plan.blocks = static_cast<const int32_t*>(operand.Next());
+  if (operand.missing()) return WrongOperands();
+  ScratchCutter cutter(scratch);
+  return ToError(LaunchMatmulDw(*api, args, cutter.Allocator(), stream));
+}
+
+// A launch enqueues kernels on the stream, and does nothing else that a CUDA graph could miss.
+XLA_FFI_DEFINE_HANDLER(kRunMatmul, RunMatmul,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::PlatformStream<void*>>()
+                           .Attrs()
+                           .RemainingArgs()
+                           .Ret<ffi::AnyBuffer>()
+                           .RemainingRets(),
+                       {ffi::Traits::kCmdBufferCompatible});
+XLA_FFI_DEFINE_HANDLER(kRunMatmulDw, RunMatmulDw,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::PlatformStream<void*>>()
+                           .Attrs()
+                           .RemainingArgs()
+                           .Ret<ffi::AnyBuffer>()
+                           .RemainingRets(),
+                       {ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), xla_calls::kMatmulTarget, "CUDA", kRunMatmul);
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), xla_calls::kMatmulDwTarget, "CUDA", kRunMatmulDw);
+
+}  // namespace
+}  // namespace bsparse

@@ -1,0 +1,435 @@
+// The ops as XLA sees them: Compile() checks what the shape functions check, plans, and emits one
+// custom call (calls.h).
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "cc/kernels/cuda_library.h"
+#include "cc/kernels/gpu_launch.h"
+#include "cc/kernels/product_ops.h"
+#include "cc/ops/checks.h"
+#include "cc/plan/layout_plans.h"
+#include "cc/xla/calls.h"
+#include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
+#include "tensorflow/compiler/tf2xla/xla_op_registry.h"
+#include "tensorflow/core/platform/tensor_float_32_utils.h"
+#include "xla/hlo/builder/lib/constants.h"
+#include "xla/hlo/builder/xla_builder.h"
+#include "xla/shape_util.h"
+
+namespace bsparse {
+namespace {
+
+using tensorflow::OpKernelConstruction;
+using tensorflow::XlaOpKernel;
+using tensorflow::XlaOpKernelContext;
+
+// Attributes of a typed-FFI call, in MLIR's notation for dictionaries.
+class AttributeWriter {
+ public:
+  void operator()(absl::string_view name, bool value) { Add(name, value ? "true" : "false"); }
+  void operator()(absl::string_view name, int32_t value) { Add(name, absl::StrCat(value, " : i32")); }
+  void operator()(absl::string_view name, int64_t value) { Add(name, absl::StrCat(value, " : i64")); }
+  template <typename Enum, std::enable_if_t<std::is_enum_v<Enum>, int> = 0>
+  void operator()(absl::string_view name, Enum value) {
+    (*this)(name, static_cast<int32_t>(value));
+  }
+  void operator()(absl::string_view name, absl::Span<const int32_t> values) {
+    Add(name, values.empty() ? "array<i32>"
+                             : absl::StrCat("array<i32: ", absl::StrJoin(values, ", "), ">"));
+  }
+
+  template <typename Call>
+  void Write(const Call& call) {
+    Call::Visit(call, *this);
+  }
+
+  std::string Dictionary() const { return absl::StrCat("{", text_, "}"); }
+
+ private:
+  void Add(absl::string_view name, absl::string_view value) {
+    absl::StrAppend(&text_, text_.empty() ? "" : ", ", name, " = ", value);
+  }
+
+  std::string text_;
+};
+
+xla::Shape RowMajor(const xla::Shape& shape) {
+  return xla::ShapeUtil::MakeShapeWithDescendingLayout(shape.element_type(), shape.dimensions());
+}
+
+// Calls `target`; with scratch_bytes > 0 it gets that much memory as a second result.
+absl::StatusOr<xla::XlaOp> TypedCall(xla::XlaBuilder* builder, const char* target,
+                                     const std::vector<xla::XlaOp>& operands,
+                                     const xla::Shape& result, size_t scratch_bytes,
+                                     const AttributeWriter& attributes) {
+  std::vector<xla::Shape> operand_shapes;
+  for (const xla::XlaOp& operand : operands) {
+    TF_ASSIGN_OR_RETURN(const xla::Shape shape, builder->GetShape(operand));
+    operand_shapes.push_back(RowMajor(shape));
+  }
+  xla::Shape shape = result;
+  if (scratch_bytes > 0) {
+    shape = xla::ShapeUtil::MakeTupleShape(
+        {result, xla::ShapeUtil::MakeShapeWithDescendingLayout(
+                     xla::U8, {static_cast<int64_t>(scratch_bytes)})});
+  }
+  const xla::XlaOp call = xla::CustomCallWithLayout(
+      builder, target, operands, shape, operand_shapes, attributes.Dictionary(),
+      /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
+      xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+  return scratch_bytes > 0 ? xla::GetTupleElement(call, 0) : call;
+}
+
+size_t WithRoomToAlign(size_t scratch_bytes) {
+  return scratch_bytes > 0 ? scratch_bytes + kScratchAlignment : 0;
+}
+
+// Activations with the dimensions that are only bounded made static, for a custom call cannot
+// take others. The products treat every batch entry by itself, so what lies beyond the true sizes
+// does no harm to a matmul; a weight gradient sums over the batch and needs zeros there.
+class StaticActivations {
+ public:
+  enum Beyond { kAnything, kZeros };
+
+  StaticActivations(xla::XlaOp x, const xla::Shape& shape, Beyond beyond) : op_(x) {
+    for (int dim = 0; dim < static_cast<int>(shape.dimensions().size()); ++dim) {
+      if (!shape.is_dynamic_dimension(dim)) continue;
+      sizes_.push_back({dim, xla::GetDimensionSize(op_, dim)});
+      op_ = xla::RemoveDynamicDimension(op_, dim);
+    }
+    if (beyond == kAnything) return;
+    for (const auto& [dim, size] : sizes_) {
+      const xla::XlaOp position = xla::Iota(
+          x.builder(), xla::ShapeUtil::MakeShape(xla::S32, shape.dimensions()), dim);
+      op_ = xla::Select(xla::Lt(position, size), op_, xla::ZerosLike(op_));
+    }
+  }
+
+  xla::XlaOp op() const { return op_; }
+
+  // y with the same batch sizes as x.
+  xla::XlaOp Restore(xla::XlaOp y) const {
+    for (const auto& [dim, size] : sizes_) y = xla::SetDimensionSize(y, size, dim);
+    return y;
+  }
+
+ private:
+  xla::XlaOp op_;
+  std::vector<std::pair<int, xla::XlaOp>> sizes_;
+};
+
+PartialDims Dims(const xla::Shape& shape) {
+  return PartialDims(std::in_place, shape.dimensions().begin(), shape.dimensions().end());
+}
+
+absl::Status ToStatus(const GpuStatus& status) {
+  if (status.ok()) return absl::OkStatus();
+  return status.code == BSPARSE_UNSUPPORTED ? absl::UnimplementedError(status.message)
+                                            : absl::InternalError(status.message);
+}
+
+absl::Status FindCudaLibrary(const bsparse_cuda_api** api) {
+  std::string why;
+  *api = CudaLibrary(&why);
+  return *api == nullptr ? absl::UnimplementedError(why) : absl::OkStatus();
+}
+
+// Input 2 of both ops.
+struct Coords {
+  tensorflow::Tensor tensor;
+  std::shared_ptr<const LayoutPlans> plans;
+
+  absl::Span<const int32_t> values() const {
+    return {tensor.flat<int32_t>().data(), static_cast<size_t>(tensor.NumElements())};
+  }
+};
+
+absl::StatusOr<Coords> ReadCoords(XlaOpKernelContext* ctx, const ProductAttrs& attrs) {
+  Coords coords;
+  TF_ASSIGN_OR_RETURN(coords.tensor, ctx->ConstantInputTensor(2));
+  TF_RETURN_IF_ERROR(CheckCoords(bsparse::Dims(coords.tensor.shape()), attrs));
+  std::string error;
+  coords.plans = FindLayoutPlans(
+      {coords.values().data(), coords.tensor.dim_size(0), attrs.in_blocks, attrs.out_blocks},
+      &error);
+  if (coords.plans == nullptr) return absl::InvalidArgumentError(error);
+  return coords;
+}
+
+absl::StatusOr<DType> ReadDType(OpKernelConstruction* ctx, const char* attr) {
+  tensorflow::DataType dtype;
+  TF_RETURN_IF_ERROR(ctx->GetAttr(attr, &dtype));
+  return ToDType(dtype);
+}
+
+#define BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, lhs, expression) \
+  do {                                                     \
+    auto result = (expression);                            \
+    OP_REQUIRES_OK(ctx, result.status());                  \
+    lhs = *std::move(result);                              \
+  } while (false)
+
+// ---- Bsparse>Matmul ----
+
+class MatmulXlaOp final : public XlaOpKernel {
+ public:
+  explicit MatmulXlaOp(OpKernelConstruction* ctx)
+      : XlaOpKernel(ctx), on_gpu_(ctx->device_type() == tensorflow::DEVICE_GPU_XLA_JIT) {
+    OP_REQUIRES_OK(ctx, attrs_.Read(ctx));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("transpose", &transpose_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_biases", &num_biases_));
+    std::string activation;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &activation));
+    OP_REQUIRES_OK(ctx, ParseActivation(activation, &activation_));
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, dtype_, ReadDType(ctx, "T"));
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, weight_dtype_, ReadDType(ctx, "Tw"));
+  }
+
+  void Compile(XlaOpKernelContext* ctx) override {
+    xla::XlaOp y;
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, y, Emit(ctx));
+    ctx->SetOutput(0, y);
+  }
+
+ private:
+  absl::StatusOr<xla::XlaOp> Emit(XlaOpKernelContext* ctx) const {
+    TF_ASSIGN_OR_RETURN(const xla::Shape x_shape, ctx->InputXlaShape(0));
+    TF_ASSIGN_OR_RETURN(const xla::Shape w_shape, ctx->InputXlaShape(1));
+    TF_ASSIGN_OR_RETURN(const Coords coords, ReadCoords(ctx, attrs_));
+    const PartialDims blocks = bsparse::Dims(coords.tensor.shape());
+    const int64_t in = transpose_ ? attrs_.out_features() : attrs_.in_features();
+    const int64_t out = transpose_ ? attrs_.in_features() : attrs_.out_features();
+    TF_RETURN_IF_ERROR(CheckActivations("x", Dims(x_shape), in, attrs_.feature_axis));
+    TF_RETURN_IF_ERROR(CheckWeights("w", Dims(w_shape), attrs_.block_size));
+    TF_RETURN_IF_ERROR(CheckSameBlocks("w", Dims(w_shape), blocks));
+    if (num_gates_ == 1) {
+      TF_ASSIGN_OR_RETURN(const xla::Shape gate_shape, ctx->InputXlaShape(3));
+      TF_RETURN_IF_ERROR(CheckSameBlocks("gate", Dims(gate_shape), blocks));
+    }
+    if (num_biases_ == 1) {
+      TF_ASSIGN_OR_RETURN(const xla::Shape bias_shape, ctx->InputXlaShape(3 + num_gates_));
+      TF_RETURN_IF_ERROR(CheckBias(Dims(bias_shape), out));
+    }
+
+    xla::Shape y_shape = RowMajor(x_shape);
+    y_shape.set_dimensions(attrs_.feature_axis == 0 ? 0 : y_shape.dimensions().size() - 1, out);
+    if (xla::ShapeUtil::IsZeroElementArray(y_shape)) return xla::Zeros(ctx->builder(), y_shape);
+
+    xla_calls::Matmul call;
+    call.dtype = dtype_;
+    call.weight_dtype = weight_dtype_;
+    call.activation = activation_;
+    call.block_size = attrs_.block_size;
+    call.feature_axis = attrs_.feature_axis;
+    call.in_blocks = attrs_.in_blocks;
+    call.out_blocks = attrs_.out_blocks;
+    call.transpose = transpose_;
+    call.has_gate = num_gates_ == 1;
+    call.has_bias = num_biases_ == 1;
+    call.batch = BatchOf(Dims(x_shape), attrs_.feature_axis);
+    AttributeWriter attributes;
+    attributes.Write(call);
+
+    const StaticActivations x(ctx->Input(0), x_shape, StaticActivations::kAnything);
+    std::vector<xla::XlaOp> operands = {x.op(), ctx->Input(1)};
+    if (call.has_gate) operands.push_back(ctx->Input(3));
+    if (call.has_bias) operands.push_back(ctx->Input(3 + num_gates_));
+    size_t scratch_bytes = 0;
+    if (on_gpu_) {
+      TF_RETURN_IF_ERROR(
+          PlanForGpu(ctx->builder(), call, coords, &attributes, &operands, &scratch_bytes));
+    } else {
+      attributes(xla_calls::kCoords, coords.values());
+    }
+    TF_ASSIGN_OR_RETURN(const xla::XlaOp y,
+                        TypedCall(ctx->builder(), xla_calls::kMatmulTarget, operands, y_shape,
+                                  WithRoomToAlign(scratch_bytes), attributes));
+    return x.Restore(y);
+  }
+
+  absl::Status PlanForGpu(xla::XlaBuilder* builder, const xla_calls::Matmul& call,
+                          const Coords& coords, AttributeWriter* attributes,
+                          std::vector<xla::XlaOp>* operands, size_t* scratch_bytes) const {
+    const bsparse_cuda_api* api;
+    TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
+    PlanTarget target;
+    TF_RETURN_IF_ERROR(ToStatus(
+        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/false, &target)));
+    const auto plan = coords.plans->matmul_plan(transpose_, call.batch, target);
+    operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));
+
+    xla_calls::MatmulGpu gpu;
+    gpu.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
+    gpu.num_blocks = static_cast<int32_t>(coords.tensor.dim_size(0));
+    gpu.num_items = plan->num_items();
+    gpu.num_splits = plan->num_splits();
+    gpu.num_partials = plan->num_partials();
+    gpu.batch_tile = plan->target().batch_tile;
+    gpu.entries_offset = plan->entries_offset();
+    gpu.splits_offset = plan->splits_offset();
+    attributes->Write(gpu);
+
+    // Enough of the arguments for the library to say how much scratch memory it will want.
+    static const float kSomeGate = 0;
+    bsparse_matmul_args args{};
+    bsparse_dtype weight_dtype;
+    TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(dtype_, &args.dtype)));
+    TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(weight_dtype_, &weight_dtype)));
+    args.activation = ToCudaActivation(activation_);
+    args.block_size = attrs_.block_size;
+    args.feature_axis = attrs_.feature_axis;
+    args.transpose = transpose_;
+    args.in_blocks = transpose_ ? attrs_.out_blocks : attrs_.in_blocks;
+    args.out_blocks = transpose_ ? attrs_.in_blocks : attrs_.out_blocks;
+    args.allow_tf32 = gpu.allow_tf32;
+    args.batch = call.batch;
+    args.gate = call.has_gate ? &kSomeGate : nullptr;
+    args.plan = DevicePlan(*plan, plan->tables().data());
+    *scratch_bytes = MatmulScratchBytes(*api, args, weight_dtype, gpu.num_blocks);
+    return absl::OkStatus();
+  }
+
+  const bool on_gpu_;
+  ProductAttrs attrs_;
+  bool transpose_ = false;
+  int num_gates_ = 0;
+  int num_biases_ = 0;
+  Activation activation_ = Activation::kNone;
+  DType dtype_;
+  DType weight_dtype_;
+};
+
+// ---- Bsparse>MatmulDw ----
+
+class MatmulDwXlaOp final : public XlaOpKernel {
+ public:
+  explicit MatmulDwXlaOp(OpKernelConstruction* ctx)
+      : XlaOpKernel(ctx), on_gpu_(ctx->device_type() == tensorflow::DEVICE_GPU_XLA_JIT) {
+    OP_REQUIRES_OK(ctx, attrs_.Read(ctx));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, dtype_, ReadDType(ctx, "T"));
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, out_dtype_, ReadDType(ctx, "out_type"));
+  }
+
+  void Compile(XlaOpKernelContext* ctx) override {
+    xla::XlaOp dw;
+    BSPARSE_ASSIGN_OR_RETURN_CTX(ctx, dw, Emit(ctx));
+    ctx->SetOutput(0, dw);
+  }
+
+ private:
+  absl::StatusOr<xla::XlaOp> Emit(XlaOpKernelContext* ctx) const {
+    TF_ASSIGN_OR_RETURN(const xla::Shape x_shape, ctx->InputXlaShape(0));
+    TF_ASSIGN_OR_RETURN(const xla::Shape dy_shape, ctx->InputXlaShape(1));
+    TF_ASSIGN_OR_RETURN(const Coords coords, ReadCoords(ctx, attrs_));
+    TF_RETURN_IF_ERROR(
+        CheckActivations("x", Dims(x_shape), attrs_.in_features(), attrs_.feature_axis));
+    TF_RETURN_IF_ERROR(
+        CheckActivations("dy", Dims(dy_shape), attrs_.out_features(), attrs_.feature_axis));
+    TF_RETURN_IF_ERROR(CheckSameBatch(Dims(x_shape), Dims(dy_shape), attrs_.feature_axis));
+    if (num_gates_ == 1) {
+      TF_ASSIGN_OR_RETURN(const xla::Shape gate_shape, ctx->InputXlaShape(3));
+      TF_RETURN_IF_ERROR(CheckSameBlocks("gate", Dims(gate_shape),
+                                         bsparse::Dims(coords.tensor.shape())));
+    }
+
+    const xla::Shape dw_shape = xla::ShapeUtil::MakeShapeWithDescendingLayout(
+        ctx->output_xla_type(0),
+        {coords.tensor.dim_size(0), attrs_.block_size, attrs_.block_size});
+    const int64_t batch = BatchOf(Dims(x_shape), attrs_.feature_axis);
+    if (xla::ShapeUtil::IsZeroElementArray(dw_shape) || batch == 0) {
+      return xla::Zeros(ctx->builder(), dw_shape);
+    }
+
+    xla_calls::MatmulDw call;
+    call.dtype = dtype_;
+    call.out_dtype = out_dtype_;
+    call.block_size = attrs_.block_size;
+    call.feature_axis = attrs_.feature_axis;
+    call.in_blocks = attrs_.in_blocks;
+    call.out_blocks = attrs_.out_blocks;
+    call.has_gate = num_gates_ == 1;
+    call.batch = batch;
+    AttributeWriter attributes;
+    attributes.Write(call);
+
+    std::vector<xla::XlaOp> operands = {
+        StaticActivations(ctx->Input(0), x_shape, StaticActivations::kZeros).op(),
+        StaticActivations(ctx->Input(1), dy_shape, StaticActivations::kZeros).op()};
+    if (call.has_gate) operands.push_back(ctx->Input(3));
+    size_t scratch_bytes = 0;
+    if (on_gpu_) {
+      TF_RETURN_IF_ERROR(
+          PlanForGpu(ctx->builder(), call, coords, &attributes, &operands, &scratch_bytes));
+    } else {
+      attributes(xla_calls::kCoords, coords.values());
+    }
+    return TypedCall(ctx->builder(), xla_calls::kMatmulDwTarget, operands, dw_shape,
+                     WithRoomToAlign(scratch_bytes), attributes);
+  }
+
+  absl::Status PlanForGpu(xla::XlaBuilder* builder, const xla_calls::MatmulDw& call,
+                          const Coords& coords, AttributeWriter* attributes,
+                          std::vector<xla::XlaOp>* operands, size_t* scratch_bytes) const {
+    const bsparse_cuda_api* api;
+    TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
+    PlanTarget target;
+    TF_RETURN_IF_ERROR(ToStatus(
+        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/true, &target)));
+    const auto plan = coords.plans->matmul_dw_plan(call.batch, target);
+    operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));
+
+    xla_calls::MatmulDwGpu gpu;
+    gpu.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
+    gpu.num_blocks = plan->num_blocks();
+    gpu.batch_splits = plan->batch_splits();
+    attributes->Write(gpu);
+
+    static const float kSomeGate = 0;
+    bsparse_matmul_dw_args args{};
+    TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(dtype_, &args.dtype)));
+    TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(out_dtype_, &args.out_dtype)));
+    args.block_size = attrs_.block_size;
+    args.feature_axis = attrs_.feature_axis;
+    args.in_blocks = attrs_.in_blocks;
+    args.out_blocks = attrs_.out_blocks;
+    args.allow_tf32 = gpu.allow_tf32;
+    args.batch = call.batch;
+    args.gate = call.has_gate ? &kSomeGate : nullptr;
+    args.plan = DevicePlan(*plan, plan->tables().data());
+    *scratch_bytes = MatmulDwScratchBytes(*api, args);
+    return absl::OkStatus();
+  }
+
+  const bool on_gpu_;
+  ProductAttrs attrs_;
+  int num_gates_ = 0;
+  DType dtype_;
+  DType out_dtype_;
+};
+
+// XLA turns its registry into kernels once, when a process first compiles anything: what
+// REGISTER_XLA_OP adds later would have no kernel. So the kernels are registered by hand as well;
+// their priority decides where both came in time.
+const absl::string_view kDevices[] = {tensorflow::DEVICE_CPU_XLA_JIT,
+                                      tensorflow::DEVICE_GPU_XLA_JIT};
+
+#define BSPARSE_REGISTER_XLA(NAME, OP)                                                      \
+  REGISTER_XLA_OP(Name(NAME).Device(kDevices).CompileTimeConstantInput("coords"), OP);      \
+  REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_CPU_XLA_JIT).Priority(1), OP); \
+  REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_GPU_XLA_JIT).Priority(1), OP)
+
+BSPARSE_REGISTER_XLA("Bsparse>Matmul", MatmulXlaOp);
+BSPARSE_REGISTER_XLA("Bsparse>MatmulDw", MatmulDwXlaOp);
+
+}  // namespace
+}  // namespace bsparse

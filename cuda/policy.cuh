@@ -1,0 +1,69 @@
+// Tile sizes, and why. Mechanism is elsewhere: a new measurement changes this file only.
+#ifndef BSPARSE_CUDA_POLICY_CUH_
+#define BSPARSE_CUDA_POLICY_CUH_
+
+#include <cstdint>
+
+namespace bsparse {
+
+// Four warps a CTA everywhere: enough for one tile, and two to four CTAs fit on an SM, so that
+// one computes while another starts or stores.
+inline constexpr int kWarps = 4;
+inline constexpr int kThreads = 32 * kWarps;
+
+// A CTA of the matmul: (batch_tile, block_size) outputs, its warps in a warps_batch x warps_out
+// grid, and a ring of `stages` pieces of the reduction, each depth_bytes wide.
+struct MatmulTile {
+  int batch_tile;
+  int warps_batch;
+  int warps_out;
+  int depth_bytes;
+  int stages;
+  int ctas_per_sm;  // what __launch_bounds__ asks the compiler to leave registers for
+
+  constexpr int shared_bytes(int block_size) const {
+    return stages * depth_bytes * (batch_tile + block_size);
+  }
+};
+
+// Warp tiles of 64 x 64 keep shared-memory reads (4 KB a step) below the tensor cores' time;
+// smaller blocks leave 64 x block_size. A batch of up to kSmallBatch would leave most of such
+// a tile empty, and there the weights' bytes decide: a quarter of the tile, and more CTAs.
+inline constexpr int64_t kSmallBatch = 64;
+
+constexpr MatmulTile matmul_tile(int block_size, bool small_batch) {
+  if (small_batch) {
+    if (block_size == 128) return {64, 2, 2, 64, 5, 2};
+    return {64, 4, 1, 64, 5, 3};
+  }
+  if (block_size == 128) return {128, 2, 2, 64, 5, 2};  // 80 KB: two CTAs in an A100's 164 KB
+  if (block_size == 64) return {256, 4, 1, 64, 4, 2};   // 80 KB
+  return {256, 4, 1, 64, 4, 3};                         // 72 KB and less: three on an H100
+}
+
+// A CTA of the weight gradient: `slots` stored blocks, each as many warps as it is 64 rows and
+// columns wide. Blocks that share an x or a dy block share its tile.
+struct MatmulDwTile {
+  int slots;
+  int depth_bytes;  // batch entries of a stage, in bytes
+  int stages;
+
+  constexpr int shared_bytes(int block_size) const {
+    return stages * 2 * slots * block_size * depth_bytes;
+  }
+};
+
+constexpr MatmulDwTile matmul_dw_tile(int block_size) {
+  if (block_size == 128) return {1, 64, 5};  // 80 KB
+  return {256 / block_size, 64, 3};          // 96 KB; five tiles loaded for four products at 64
+}
+
+// CTAs run in the order: groups of batch tiles, in them chunks of items, in them batch tiles,
+// in them items. Neighbours then read the same x, which L2 merges, and a group reads each weight
+// block from DRAM once while its x stays in L2.
+inline constexpr int kItemChunk = 16;
+inline constexpr int64_t kGroupBytes = 16 << 20;  // of x; a third of an H100's L2
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_POLICY_CUH_

@@ -1,0 +1,86 @@
+// Tiles in shared memory, cut into chunks of 16 bytes: what cp.async writes and ldmatrix reads.
+#ifndef BSPARSE_CUDA_TILE_CUH_
+#define BSPARSE_CUDA_TILE_CUH_
+
+#include <cstdint>
+
+#include "cuda/ptx.cuh"
+
+namespace bsparse {
+
+inline constexpr int kChunkBytes = 16;
+
+template <class Element>
+inline constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Element));
+
+// Which dimension of an operand is contiguous: the one that is summed over, or the other.
+enum class Major { kReduction, kOutput };
+
+// Chunks change places within a row so that the rows a warp reads together lie in different
+// banks. Two readers need two patterns:
+//   kRows8   eight rows, one chunk of each (ldmatrix): chunk ^ row
+//   kRows4   four rows, two neighbouring chunks of each (32-bit fragments of a tile whose
+//            contiguous dimension is not summed over): pairs of chunks change places
+enum class Swizzle { kRows8, kRows4 };
+
+template <int kRowsT, int kRowBytesT, Swizzle kSwizzle = Swizzle::kRows8>
+struct SharedTile {
+  static constexpr int kRows = kRowsT;
+  static constexpr int kRowBytes = kRowBytesT;
+  static constexpr int kBytes = kRows * kRowBytes;
+  static constexpr int kRowChunks = kRowBytes / kChunkBytes;
+  static constexpr int kChunks = kRows * kRowChunks;
+  static_assert((kRowChunks & (kRowChunks - 1)) == 0, "a row must be a power of two of chunks");
+
+  // Byte offset of a chunk.
+  static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
+    constexpr int kChunksOf128Bytes = 8;
+    // Rows shorter than 128 bytes share a line of banks; only the line's number matters then.
+    constexpr int kRowsPerLine = kRowChunks < kChunksOf128Bytes ? kChunksOf128Bytes / kRowChunks : 1;
+    constexpr int kMask = (kRowChunks < kChunksOf128Bytes ? kRowChunks : kChunksOf128Bytes) - 1;
+    const int line = row / kRowsPerLine;
+    const int pattern = kSwizzle == Swizzle::kRows8 ? line & kMask : (line << 1) & kMask;
+    return row * kRowBytes + ((chunk ^ pattern) * kChunkBytes);
+  }
+
+  // Byte offset of a 32-bit element.
+  static __device__ __forceinline__ uint32_t word_offset(int row, int word) {
+    return offset(row, word / 4) + (word % 4) * 4;
+  }
+};
+
+// The tile of an operand of (outputs, reduction) elements, in the order it has in memory.
+template <class Element, Major kMajor, int kOutputs, int kReduction>
+using OperandTile = SharedTile<
+    kMajor == Major::kReduction ? kOutputs : kReduction,
+    static_cast<int>(sizeof(Element)) * (kMajor == Major::kReduction ? kReduction : kOutputs),
+    kMajor == Major::kOutput && sizeof(Element) == 4 ? Swizzle::kRows4 : Swizzle::kRows8>;
+
+// Copies one chunk to shared memory and fills up with zeros after `valid` elements. `aligned`:
+// the source may be read 16 bytes at once; otherwise it is read element by element, at once.
+template <class Element>
+__device__ __forceinline__ void load_chunk(uint32_t to, const Element* from, int valid,
+                                           bool aligned) {
+  constexpr int kElements = kChunkElements<Element>;
+  valid = valid < 0 ? 0 : valid > kElements ? kElements : valid;
+  if (aligned) {
+    ptx::cp_async_16(to, from, valid * static_cast<int>(sizeof(Element)));
+    return;
+  }
+  uint32_t words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) {
+    if (e >= valid) continue;
+    if constexpr (sizeof(Element) == 2) {
+      const uint32_t bits = reinterpret_cast<const uint16_t*>(from)[e];
+      words[e / 2] |= bits << (16 * (e % 2));
+    } else {
+      words[e] = reinterpret_cast<const uint32_t*>(from)[e];
+    }
+  }
+  ptx::store_shared_16(to, words);
+}
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_TILE_CUH_

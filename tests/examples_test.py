@@ -1,0 +1,101 @@
+"""The examples and the command line, run as a user runs them but on tiny settings."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EXAMPLES = ("byte_lm", "byte_lm_function", "byte_lm_session")
+TINY = ("--steps", "60", "--reports", "3", "--batch", "64", "--width", "64", "--widen", "4",
+        "--block-size", "16", "--depth", "1", "--window", "16", "--embedding", "8",
+        "--learning-rate", "3e-3")
+# Bits of a byte before anything is learned, when all 256 are equally likely.
+UNIFORM_BITS = 8.0
+
+
+def run(*command, cwd=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, *map(str, command)], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_learns(example, tmp_path):
+    done = run(ROOT / "examples" / f"{example}.py", *TINY, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["example"] == example
+    assert [arm["arm"] for arm in result["arms"]] == ["dense", "ws", "ba"]
+    dense, *sparse = result["arms"]
+    for arm in sparse:
+        assert abs(arm["parameters"] / dense["parameters"] - 1) < 0.02
+        assert arm["width"] > 2 * dense["width"]
+        assert arm["density"] < 0.5
+    for arm in result["arms"]:
+        bits = [point[2] for point in arm["curve"]]
+        assert len(bits) == 3
+        assert bits[-1] < bits[0] < UNIFORM_BITS
+        assert arm["valid_bits_per_byte"] < 5.0
+        assert arm["steps_per_second"] > 0
+        assert f"{arm['parameters']:,}" in done.stdout  # in the table
+    assert json.loads((tmp_path / f"{example}.json").read_text()) == result
+    assert (tmp_path / f"{example}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_example_takes_another_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"the cat sat on the mat. " * 400)
+    done = run(ROOT / "examples" / "byte_lm_function.py", *TINY, "--arms", "ws", "--data", text,
+               "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (arm,) = json.loads(done.stdout.strip().splitlines()[-1])["arms"]
+    assert arm["valid_bits_per_byte"] < 1.0  # the text repeats itself: there is nothing to guess
+
+
+def test_info():
+    done = run("-m", "bsparse_tf", "info", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(done.stdout)
+    assert pathlib.Path(facts["ops_library"]).is_file()
+    assert facts["cpu_target"]
+    assert facts["tensorflow"].startswith("2.")
+    text = run("-m", "bsparse_tf", "info")
+    assert text.returncode == 0, text.stdout + text.stderr
+    assert facts["cpu_target"] in text.stdout
+    assert "Missing:" in text.stdout
+
+
+def test_bench(tmp_path):
+    done = run("-m", "bsparse_tf", "bench", "--quick", "--size", "256", "--batch", "32",
+               "--density", "0.25", "--axis", "1", "--dtype", "float32", "--markdown",
+               "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert [cell["direction"] for cell in result["cells"]] == ["fprop", "dx", "dw"]
+    for cell in result["cells"]:
+        assert cell["correct"]
+        assert cell["ours_ms"] > 0 and cell["dense_ms"] > 0 and cell["tf.sparse_ms"] > 0
+        assert cell["blocks"] == 16
+        assert 0 < cell["error"] < 1e-5
+    assert "scipy_ms" in result["cells"][0]
+    assert result["machine"]["cores"] >= 1
+    assert len(result["break_even"]) == 3
+    assert "| block 32 |" in done.stdout
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_refuses_a_size_that_is_not_whole_blocks(tmp_path):
+    done = run("-m", "bsparse_tf", "bench", "--size", "100", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "size" in done.stderr and "100" in done.stderr
+
+
+@pytest.mark.parametrize("command", ([], ["info"], ["layout"], ["bench"]))
+def test_help(command):
+    done = run("-m", "bsparse_tf", *command, "--help")
+    assert done.returncode == 0
+    assert "usage: python -m bsparse_tf" in done.stdout
