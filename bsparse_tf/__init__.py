@@ -5,7 +5,7 @@ Importing this package registers the ops, so that SavedModels that use them load
 
 from bsparse_tf import native  # Loads the op library, or says why it cannot be loaded.
 from bsparse_tf import gradients  # Registers the gradients; without them nothing trains.
-from bsparse_tf import layouts, ops, plan
+from bsparse_tf import initializers, keras, layouts, ops, plan
 from bsparse_tf.feature_axis import to_features_first, to_features_last
 from bsparse_tf.matmul import BlocksparseMatMul
 from bsparse_tf.native import ops_library_path

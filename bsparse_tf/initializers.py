@@ -10,6 +10,7 @@ initializers would take its fans from the wrong numbers. These take the `Blocksp
 `get` turns the names and objects of Keras into their equivalents here.
 """
 
+import inspect
 import random
 import warnings
 
@@ -307,8 +308,7 @@ def _orthonormal(matrix):
     return tf.linalg.matrix_transpose(q) if wide else q
 
 
-# Those of Keras whose values depend on the fans or on the shape of the matrix. The configurations
-# agree, so one is built from the other.
+# Those of Keras whose values depend on the fans or on the shape of the matrix.
 _EQUIVALENTS = {
     keras.initializers.VarianceScaling: VarianceScaling,
     keras.initializers.GlorotUniform: GlorotUniform,
@@ -318,7 +318,6 @@ _EQUIVALENTS = {
     keras.initializers.LecunUniform: LecunUniform,
     keras.initializers.LecunNormal: LecunNormal,
     keras.initializers.Orthogonal: Orthogonal,
-    keras.initializers.Identity: lambda gain: Identity(scale=gain),
 }
 
 
@@ -332,8 +331,14 @@ def get(identifier):
         (zeros, constant, random_normal, ...) are kept as they are.
     """
     initializer = keras.initializers.get(identifier)
+    if type(initializer) is keras.initializers.Identity:
+        return Identity(scale=initializer.gain)
     equivalent = _EQUIVALENTS.get(type(initializer))
-    return equivalent(**initializer.get_config()) if equivalent else initializer
+    if equivalent is None:
+        return initializer
+    parameters = inspect.signature(equivalent).parameters
+    config = initializer.get_config()  # May hold more (which axes are inputs) than applies here.
+    return equivalent(**{key: config[key] for key in parameters})
 
 
 def for_shape(initializer, matmul):

@@ -46,8 +46,8 @@ typedef struct {
 
 // What the planner needs to know of a kernel's tiling to cut the work for it.
 typedef struct {
-  int32_t batch_tile;   // batch entries of one CTA's output tile
-  int32_t ctas_per_sm;  // how many of its CTAs are resident on one SM
+  int32_t batch_tile;   // batch entries of one CTA's output tile; of dw: of one step of its sum
+  int32_t ctas_per_sm;  // output tiles under way on one SM; of dw: stored blocks under way
 } bsparse_tile;
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
@@ -58,9 +58,10 @@ typedef struct {
   int32_t num_splits;      // output columns cut into more than one item
   int32_t num_partials;    // items of those columns; each writes one float32 partial column
   int32_t batch_tile;      // the bsparse_tile this plan was cut for
-  const int32_t* items;    // (num_items, 4): out_block, first entry, last entry, partial or -1;
+  int32_t num_blocks;      // entries; read only with a gate
+  const int32_t* items;    // (num_items, 4): out_block, first entry, end of entries, partial or -1;
                            // heaviest first; a column without entries is an item with none
-  const int32_t* entries;  // (blocks, 2): in_block, weight_block; by out_block, then in_block
+  const int32_t* entries;  // (num_blocks, 2): in_block, weight_block; by out_block, then in_block
   const int32_t* splits;   // (num_splits, 3): out_block, first partial, number of partials
 } bsparse_matmul_plan;
 
@@ -86,8 +87,9 @@ typedef struct {
   size_t workspace_bytes;
 } bsparse_matmul_args;
 
-// The work of dw: one entry a stored block, in an order that is kind to the cache; the batch cut
-// into `batch_splits` equal ranges, whose float32 partial sums are added in order.
+// The work of dw: one entry a stored block, in an order that is kind to the cache (neighbours
+// share their in_block or out_block); the batch cut into `batch_splits` equal ranges, whose float32
+// partial sums are added in order.
 typedef struct {
   int32_t num_blocks;
   int32_t batch_splits;

@@ -63,6 +63,7 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
 // block from DRAM once while its x stays in L2.
 inline constexpr int kItemChunk = 16;
 inline constexpr int64_t kGroupBytes = 16 << 20;  // of x; a third of an H100's L2
+inline constexpr int64_t kMaxGroup = 64;
 
 }  // namespace bsparse
 

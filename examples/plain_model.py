@@ -12,7 +12,8 @@ from bsparse_tf import BlocksparseMatMul
 
 
 def initial_values(arm: Arm, seed: int) -> dict[str, np.ndarray]:
-    """He-normal weights that count only the inputs a unit has, zero biases."""
+    """He-normal weights that count only the inputs a unit has; zero biases and last layer, so that
+    training starts from equally likely bytes."""
     rng = np.random.default_rng(seed)
     values = {"embedding": rng.uniform(-.05, .05, (BYTES, arm.embedding))}
     for i, ((inputs, outputs), layout) in enumerate(zip(arm.shapes, arm.layouts)):
@@ -24,7 +25,7 @@ def initial_values(arm: Arm, seed: int) -> dict[str, np.ndarray]:
             fan_in = layout.sum(axis=0)[np.argwhere(layout)[:, 1]] * size
             weights = (rng.normal(0, 1, (len(fan_in), size, size))
                        * np.sqrt(2 / fan_in)[:, np.newaxis, np.newaxis])
-        values[f"weights_{i}"] = weights
+        values[f"weights_{i}"] = weights * (i < len(arm.shapes) - 1)
         values[f"bias_{i}"] = np.zeros(outputs)
     return {name: value.astype(np.float32) for name, value in values.items()}
 

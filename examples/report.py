@@ -87,7 +87,7 @@ def table(outcomes: list[Outcome]) -> str:
 def describe(corpus: Corpus, options: argparse.Namespace) -> str:
     passes = options.steps * options.batch / len(corpus.train)
     return (f"{corpus.name}: {len(corpus.train):,} bytes to train on, {len(corpus.valid):,} held "
-            f"out; {options.steps} steps of {options.batch} windows = {passes:.1f} passes")
+            f"out; {options.steps} steps of {options.batch} windows = {passes:.2g} passes")
 
 
 def finish(example: str, outcomes: list[Outcome], corpus: Corpus,

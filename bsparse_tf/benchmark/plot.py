@@ -33,6 +33,8 @@ def save_plot(results: Sequence[Result], machine: dict, path: str) -> None:
                                color=f"C{blocks.index(block)}", ls="-" if axis else "--",
                                marker="o", ms=3, lw=1.2, label=f"block {block}, axis {axis}")
             panel.set(xscale="log", yscale="log", title=f"{dtype} {direction}")
+            panel.set_xticks(densities, [f"{d:.0%}" for d in densities])
+            panel.minorticks_off()
             panel.grid(alpha=.25)
     for panel in panels[-1]:
         panel.set_xlabel("density")

@@ -36,8 +36,7 @@ class LayoutStats:
       mean_path: mean number of hops from one block to another on the shortest way; inf if some
         cannot be reached, 0 if there is only one block. None for a rectangular layout.
       reach: reach[s - 1] is the share of pairs (start, end) for which the end is reached after at
-        most s hops. Ends with the hop that reaches all or the last one that reaches more. A hop
-        follows the layout from input to output; for a rectangular layout the second, fourth, ...
+        most s hops, up to the hop that reaches all or after which none reaches more. A hop follows the layout from input to output; for a rectangular layout the second, fourth, ...
         hop goes back along the transpose, and only the side where the hop ends is counted.
       hops: number of hops that reach everything; None if no number does.
     """
@@ -154,7 +153,7 @@ def _walk_between(layout):
     # What the blocks of each side reach; the two take the same number of hops.
     from_in = np.packbits(np.eye(in_blocks, dtype=bool), axis=1)
     from_out = np.packbits(np.eye(out_blocks, dtype=bool), axis=1)
-    two_hops_ago, one_hop_ago = None, from_in
+    two_hops_ago = one_hop_ago = None
     reach = []
     while True:
         from_in, from_out = _step(forth, from_out), _step(back, from_in)

@@ -134,15 +134,15 @@ def butterfly(
 ) -> np.ndarray:
     """Joins blocks whose numbers, written in base `radix`, differ in at most one digit.
 
-    As many hops as there are digits lead from any block to any other. Radix 2 is the flat butterfly
+    One hop changes one digit, so any block reaches any other in as many hops as there are digits. If
+    the shorter side is no power of the radix, the pattern of the next power is cut off; that costs
+    no hop, because a way that first lowers digits and then raises them stays inside. Radix 2 is the flat butterfly
     of Chen et al. (2022), "Pixelated Butterfly: Simple and Efficient Sparse Training for Neural
     Network Models": the pattern of the fast Fourier transform with all stages laid over each other.
     Larger radices, which reach higher densities, are those of the flattened butterfly of Kim, Dally
     and Abts (2007), "Flattened Butterfly: A Cost-Efficient Topology for High-Radix Networks".
 
-    If the shorter side is no power of the radix, the pattern of the next power is cut off, which
-    can take one or more hops longer. Rectangular: the numbers are those of the blocks on the
-    shorter side, or faced there.
+    Rectangular: the numbers are those of the blocks on the shorter side, or faced there.
 
     Args:
       n: number of input blocks.

@@ -16,6 +16,12 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// Two bfloat16 numbers that follow each other along the depth of a product, the earlier one in the
+// low half: what VDPBF16PS multiplies and adds.
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
 // The type that products of T are summed in.
 template <typename T>
 struct AccumulatorOf {

@@ -1,5 +1,5 @@
-// What the drivers (matmul.cc, matmul_dw.cc) ask of the vector code, and the vector code's answer
-// for one instruction set: a table of functions.
+// What the drivers (matmul.cc, matmul_dw.cc) ask of the vector code: the inner product and the
+// copies around it, as a table of functions for the best instruction set of this machine.
 #ifndef BSPARSE_CC_CPU_KERNELS_H_
 #define BSPARSE_CC_CPU_KERNELS_H_
 
@@ -10,45 +10,99 @@
 
 namespace bsparse {
 
-// Two bfloat16 numbers that follow each other along the depth of a product, the earlier one in the
-// low half. VDPBF16PS multiplies and adds such pairs.
-struct BFloat16Pair {
-  uint32_t bits;
-};
+// T is a stored type (float, double, Float16, BFloat16); Elem is the type that it is multiplied
+// in: float, double, or BFloat16Pair where the machine has a dot product of pairs.
 
 // C (rows, columns) = the sum over parts of A_part (rows, depth) B_part (depth, columns).
 //
-// A is read one number at a time and broadcast, B by vectors. Whatever a product's axis, transpose
-// and direction are, it comes down to this.
-template <typename T>
+// A is read one number at a time and broadcast, B by vectors. Whatever axis, transpose and
+// direction an op has, it comes down to this.
+template <typename Elem>
 struct Product {
   struct Part {
-    int64_t a, b;  // where its operands begin, in elements from `a` and `b`
+    int64_t a, b;  // where its operands begin, in elements after `a` and `b`
   };
 
-  const Part* parts;
-  int64_t num_parts;
-  int64_t depth;
-  const T* a;  // a[i * a_row_stride + d * a_depth_stride]; one of the two strides is 1
-  int64_t a_row_stride, a_depth_stride;
-  const T* b;  // b[d * b_stride + j]
-  int64_t b_stride;
-  Accumulator<T>* c;  // c[i * c_stride + j]; overwritten
-  int64_t c_stride;
-  int64_t rows;     // any number
-  int64_t columns;  // a multiple of 8
+  const Part* parts = nullptr;
+  int64_t num_parts = 0;
+  int64_t depth = 0;  // of each part
+  const Elem* a = nullptr;  // a[i * a_row_stride + d * a_depth_stride]; one stride is 1
+  int64_t a_row_stride = 1;
+  int64_t a_depth_stride = 1;
+  const Elem* b = nullptr;  // b[d * b_stride + j]
+  int64_t b_stride = 0;
+  Accumulator<Elem>* c = nullptr;  // c[i * c_stride + j]
+  int64_t c_stride = 0;
+  int64_t rows = 0;         // any number; a multiple of 8 if `wide`
+  int64_t columns = 0;      // a multiple of 8
+  bool wide = false;        // A is a weight block, or as small; else rows of activations
+  bool accumulate = false;  // adds to C instead of overwriting it
 };
 
-// Copies a matrix of T to the type it is multiplied in: out[i * out_stride + j] = in[i *
-// in_stride + j], or with the transposing functions out[j * out_stride + i].
-template <typename T, typename Out>
-struct Copy {
-  const T* in;
-  int64_t in_stride;
-  Out* out;
-  int64_t out_stride;
-  int64_t rows, columns;  // of `in`
+// Copies activations to the type and order they are multiplied in: `out` is (depth, width), or for
+// pairs (depth / 2, width), an odd last number being paired with 0.
+template <typename T, typename Elem>
+struct Pack {
+  const T* in = nullptr;  // in[d * in_stride + j], transposed: in[j * in_stride + d]
+  int64_t in_stride = 0;
+  Elem* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t depth = 0;
+  int64_t width = 0;
+  bool transposed = false;
 };
+
+// Rewrites one weight block as (depth, outputs), or (depth / 2, outputs) pairs: rounded to T,
+// times the gate in float32, rounded to T again, then widened to Elem.
+struct WeightBlock {
+  const void* w = nullptr;  // (bs, bs), inputs along rows, or outputs if `transposed`
+  int block_size = 0;
+  bool float32_weights = false;  // of w, where T is a 16-bit type
+  bool transposed = false;
+  float gate = 1.0f;
+};
+
+// y = activation(sums + bias), rounded to T.
+template <typename T>
+struct Finish {
+  Accumulator<T>* sums = nullptr;  // (rows, columns); clobbered
+  int64_t rows = 0;
+  int64_t columns = 0;
+  const T* row_bias = nullptr;     // (rows) or null
+  const T* column_bias = nullptr;  // (columns) or null
+  Activation activation = Activation::kNone;
+  Accumulator<T>* workspace = nullptr;  // (rows, columns), needed only if `transposed`
+  T* y = nullptr;                       // y[i * y_stride + j], transposed: y[j * y_stride + i]
+  int64_t y_stride = 0;
+  bool transposed = false;
+};
+
+template <typename T, typename Elem>
+struct Kernels {
+  void (*multiply)(const Product<Elem>& product);
+  void (*pack)(const Pack<T, Elem>& pack);
+  void (*prepare_weights)(const WeightBlock& block, Elem* out);
+  void (*finish)(const Finish<T>& finish);
+  // out[i] = sums[i] * scale, rounded; for weight gradients. The second is for float32 gradients.
+  void (*scale)(const Accumulator<T>* sums, int64_t size, float scale, T* out);
+  void (*scale_to_float)(const Accumulator<T>* sums, int64_t size, float scale, float* out);
+};
+
+struct AllKernels {
+  const char* target;
+  Kernels<float, float> float32;
+  Kernels<double, double> float64;
+  Kernels<Float16, float> float16;
+  Kernels<BFloat16, float> bfloat16;
+  Kernels<BFloat16, BFloat16Pair> bfloat16_pairs;  // `multiply` is null without the instruction
+};
+
+// Of the best instruction set that this machine and this build have in common.
+const AllKernels& BestKernels();
+
+// With VDPBF16PS; null where the compiler or the machine lacks it.
+using MultiplyPairs = void (*)(const Product<BFloat16Pair>& product);
+MultiplyPairs PairProduct();
 
 }  // namespace bsparse
 

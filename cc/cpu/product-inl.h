@@ -1,22 +1,27 @@
 // The one inner loop of this library: a tile of a Product, its sums held in registers.
 //
-// Included once per instruction set, inside that set's namespace and target pragmas, hence no
-// include guard and no includes. `Ops` says what a vector is:
-//   Elem, Sum                  types of the numbers in A and B, and in C
-//   V, kLanes                  vector of sums, and how many it holds
-//   Zero(), Load(const Elem*), Broadcast(const Elem*), MulAdd(a, b, sum), Store(V, Sum*)
-//   kMaxRows[v]                the most rows that registers hold of a tile v vectors wide
+// Included once for each instruction set, inside its namespace and target pragmas: hence no include
+// guard and no includes. `Ops` says what a vector is:
+//   Elem, Sum          types of the numbers in A and B, and in C
+//   V, kLanes          a vector of sums, and how many it holds
+//   BVector            as many Elem
+//   Zero(), Load(const Elem*), Broadcast(const Elem*), MulAdd(a, b, sum), LoadSums(const Sum*),
+//   Add(V, V), Store(V, Sum*)
+//   kRegisters         how many V the machine holds
 
-// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Three pointers and
-// two multiples of the stride reach twelve rows by addressing modes alone, where a pointer for
-// each row would run out of registers.
+// Sums over more depth than this are added up piecewise: a single chain of n additions has an error
+// that grows with n, pieces keep it below what dense libraries have; and a tile's operands stay in
+// the first-level cache.
+constexpr int64_t kDepthOfChain = 512;
+
+// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and two
+// multiples of the stride reach eight rows by addressing modes alone; a pointer for each row would
+// run out of registers.
 template <typename Elem>
 class DistantRows {
  public:
   DistantRows(const Elem* first, int64_t row_stride)
-      : base_{first, first + 4 * row_stride, first + 8 * row_stride},
-        stride_(row_stride),
-        stride3_(3 * row_stride) {}
+      : base_{first, first + 4 * row_stride}, stride_(row_stride), stride3_(3 * row_stride) {}
 
   HWY_INLINE const Elem* operator[](int row) const {
     return base_[row / 4] + (row % 4 == 3 ? stride3_ : row % 4 * stride_);
@@ -25,11 +30,10 @@ class DistantRows {
   HWY_INLINE void Advance() {
     ++base_[0];
     ++base_[1];
-    ++base_[2];
   }
 
  private:
-  const Elem* base_[3];
+  const Elem* base_[2];
   int64_t stride_, stride3_;
 };
 
@@ -48,13 +52,13 @@ class AdjacentRows {
   int64_t stride_;
 };
 
-template <class Ops, template <typename> class Rows, int kRows, int kVectors>
+template <class Ops, template <typename> class RowsOfA, int kRows, int kVectors>
 HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0, int64_t j0) {
   using Elem = typename Ops::Elem;
-  constexpr bool kDepthContiguous = std::is_same<Rows<Elem>, DistantRows<Elem>>::value;
-  const int64_t a_stride = kDepthContiguous ? p.a_row_stride : p.a_depth_stride;
+  constexpr bool kDistant = std::is_same<RowsOfA<Elem>, DistantRows<Elem>>::value;
+  const int64_t a_stride = kDistant ? p.a_row_stride : p.a_depth_stride;
+  const int64_t a_offset = kDistant ? i0 * a_stride : i0;
   const int64_t b_stride = p.b_stride;
-  const int64_t a_offset = kDepthContiguous ? i0 * a_stride : i0;
   typename Ops::V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -62,11 +66,11 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
     for (int v = 0; v < kVectors; ++v) sums[i][v] = Ops::Zero();
   }
   for (const auto *part = p.parts, *end = part + p.num_parts; part != end; ++part) {
-    Rows<Elem> a(p.a + part->a + a_offset, a_stride);
+    RowsOfA<Elem> a(p.a + part->a + a_offset, a_stride);
     const Elem* b = p.b + part->b + j0;
 #pragma GCC unroll 4
     for (int64_t d = p.depth; d > 0; --d) {
-      typename Ops::V b_vectors[kVectors];
+      typename Ops::BVector b_vectors[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) b_vectors[v] = Ops::Load(b + v * Ops::kLanes);
 #pragma GCC unroll 16
@@ -80,6 +84,15 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
     }
   }
   auto* c = p.c + i0 * p.c_stride + j0;
+  if (p.accumulate) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        sums[i][v] = Ops::Add(Ops::LoadSums(c + i * p.c_stride + v * Ops::kLanes), sums[i][v]);
+      }
+    }
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -87,4 +100,84 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
       Ops::Store(sums[i][v], c + i * p.c_stride + v * Ops::kLanes);
     }
   }
+}
+
+// Tiles of `rows` <= kRows distant rows.
+template <class Ops, int kRows, int kVectors>
+HWY_INLINE void MultiplyTileOfAtMost(const Product<typename Ops::Elem>& p, int64_t rows, int64_t i0,
+                                     int64_t j0) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return MultiplyTileOfAtMost<Ops, kRows - 1, kVectors>(p, rows, i0, j0);
+  }
+  MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0);
+}
+
+// A's rows are rows of activations, and C is narrow. Six rows at a time, as activations often have
+// a large power of two for a stride: more rows would fall on the same set of an 8-way cache.
+template <class Ops, int kVectors>
+HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
+  constexpr int kMaxRows = 6;
+  const int64_t groups = (p.rows + kMaxRows - 1) / kMaxRows;
+  int64_t i0 = 0;
+  for (int64_t group = 0; group < groups; ++group) {  // groups of about equal size
+    const int64_t i1 = p.rows * (group + 1) / groups;
+    for (int64_t j0 = 0; j0 < p.columns; j0 += kVectors * Ops::kLanes) {
+      MultiplyTileOfAtMost<Ops, kMaxRows, kVectors>(p, i1 - i0, i0, j0);
+    }
+    i0 = i1;
+  }
+}
+
+// A is a weight block (or, for weight gradients, as small), and C is wide.
+template <class Ops, template <typename> class RowsOfA, int kVectors>
+HWY_INLINE void MultiplyWideStrip(const Product<typename Ops::Elem>& p, int64_t j0) {
+  // kRows * kVectors sums, kVectors of B and one of A at a time.
+  constexpr int kRows = 8 * kVectors + kVectors + 1 <= Ops::kRegisters ? 8 : 4;
+  for (int64_t i0 = 0; i0 < p.rows; i0 += kRows) {
+    MultiplyTile<Ops, RowsOfA, kRows, kVectors>(p, i0, j0);
+  }
+}
+
+template <class Ops, template <typename> class RowsOfA>
+HWY_INLINE void MultiplyWide(const Product<typename Ops::Elem>& p) {
+  int64_t vectors = p.columns / Ops::kLanes;
+  int64_t j0 = 0;
+  while (vectors > 0) {
+    if (vectors == 1) {
+      MultiplyWideStrip<Ops, RowsOfA, 1>(p, j0);
+      return;
+    }
+    const int64_t step = vectors == 2 || vectors == 4 ? 2 : 3;
+    if (step == 2) {
+      MultiplyWideStrip<Ops, RowsOfA, 2>(p, j0);
+    } else {
+      MultiplyWideStrip<Ops, RowsOfA, 3>(p, j0);
+    }
+    vectors -= step;
+    j0 += step * Ops::kLanes;
+  }
+}
+
+template <class Ops>
+HWY_INLINE void MultiplyPiece(const Product<typename Ops::Elem>& p) {
+  const int64_t vectors = p.columns / Ops::kLanes;
+  if (p.wide) {
+    return p.a_row_stride == 1 ? MultiplyWide<Ops, AdjacentRows>(p)
+                               : MultiplyWide<Ops, DistantRows>(p);
+  }
+  if (vectors % 4 == 0 && 6 * 4 + 4 + 1 <= Ops::kRegisters) return MultiplyTall<Ops, 4>(p);
+  if (vectors % 2 == 0) return MultiplyTall<Ops, 2>(p);
+  MultiplyTall<Ops, 1>(p);
+}
+
+template <class Ops>
+HWY_INLINE void MultiplyWith(const Product<typename Ops::Elem>& product) {
+  Product<typename Ops::Elem> piece = product;
+  const int64_t parts_of_piece = HWY_MAX(kDepthOfChain / HWY_MAX(product.depth, 1), 1);
+  do {
+    piece.num_parts = HWY_MIN(parts_of_piece, product.parts + product.num_parts - piece.parts);
+    MultiplyPiece<Ops>(piece);
+    piece.parts += piece.num_parts;
+    piece.accumulate = true;
+  } while (piece.parts != product.parts + product.num_parts);
 }

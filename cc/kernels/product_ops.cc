@@ -60,6 +60,8 @@ MatmulOpBase::MatmulOpBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
   OP_REQUIRES_OK(ctx, ctx->GetAttr("transpose", &transpose_));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_biases", &num_biases_));
+  OP_REQUIRES_OK(ctx, CheckOptional("num_gates", num_gates_));
+  OP_REQUIRES_OK(ctx, CheckOptional("num_biases", num_biases_));
   std::string activation;
   OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &activation));
   OP_REQUIRES_OK(ctx, ParseActivation(activation, &activation_));
@@ -116,6 +118,7 @@ void MatmulOpBase::Compute(OpKernelContext* ctx) {
 MatmulDwOpBase::MatmulDwOpBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
   OP_REQUIRES_OK(ctx, attrs_.Read(ctx));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
+  OP_REQUIRES_OK(ctx, CheckOptional("num_gates", num_gates_));
   tensorflow::DataType dtype, out_type;
   OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("out_type", &out_type));

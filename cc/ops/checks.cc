@@ -134,6 +134,11 @@ absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int fea
                                                  " expected the same batch dimensions"));
 }
 
+absl::Status CheckOptional(absl::string_view attr, int count) {
+  if (count <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(attr, " is ", count, "; expected 0 or 1"));
+}
+
 absl::Status ParseActivation(absl::string_view name, Activation* activation) {
   if (name == "none") {
     *activation = Activation::kNone;

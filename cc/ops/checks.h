@@ -54,6 +54,9 @@ absl::Status CheckBias(const PartialDims& dims, int64_t features);
 // x and dy of one weight gradient must have the same batch.
 absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis);
 
+// gate and bias are lists of zero or one tensor; `attr` is num_gates or num_biases.
+absl::Status CheckOptional(absl::string_view attr, int count);
+
 absl::Status ParseActivation(absl::string_view name, Activation* activation);
 
 // Features and batch of an activation tensor whose shape has been checked.

@@ -41,16 +41,10 @@ int CountAttr(InferenceContext* c, const char* attr) {
   return c->GetAttr(attr, &count).ok() ? count : 0;
 }
 
-absl::Status CheckOptional(InferenceContext* c, const char* attr) {
-  const int count = CountAttr(c, attr);
-  if (count <= 1) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(attr, " is ", count, "; expected 0 or 1"));
-}
-
 absl::Status CheckLayoutInputs(InferenceContext* c, const ProductAttrs& attrs, int gate_input) {
   const PartialDims coords = Dims(c, c->input(2));
   TF_RETURN_IF_ERROR(CheckCoords(coords, attrs));
-  TF_RETURN_IF_ERROR(CheckOptional(c, "num_gates"));
+  TF_RETURN_IF_ERROR(CheckOptional("num_gates", CountAttr(c, "num_gates")));
   if (CountAttr(c, "num_gates") == 1) {
     TF_RETURN_IF_ERROR(CheckSameBlocks("gate", Dims(c, c->input(gate_input)), coords));
   }
@@ -72,7 +66,7 @@ absl::Status MatmulShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(CheckWeights("w", w, attrs.block_size));
   TF_RETURN_IF_ERROR(CheckLayoutInputs(c, attrs, /*gate_input=*/3));
   TF_RETURN_IF_ERROR(CheckSameBlocks("w", w, Dims(c, c->input(2))));
-  TF_RETURN_IF_ERROR(CheckOptional(c, "num_biases"));
+  TF_RETURN_IF_ERROR(CheckOptional("num_biases", CountAttr(c, "num_biases")));
   if (CountAttr(c, "num_biases") == 1) {
     const ShapeHandle bias = c->input(3 + CountAttr(c, "num_gates"));
     TF_RETURN_IF_ERROR(CheckBias(Dims(c, bias), out));

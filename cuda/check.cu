@@ -1,0 +1,143 @@
+#include "cuda/check.h"
+
+#include "cuda/error.h"
+
+#define RETURN_IF_FAILED(expression)                       \
+  do {                                                     \
+    const bsparse_status status = (expression);            \
+    if (status != BSPARSE_OK) return status;               \
+  } while (false)
+
+namespace bsparse {
+namespace {
+
+bsparse_status check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s is %lld; expected %lld to %lld", name,
+              static_cast<long long>(value), static_cast<long long>(low),
+              static_cast<long long>(high));
+}
+
+bsparse_status check_pointer(const char* name, const void* pointer, size_t alignment) {
+  if (pointer == nullptr) return fail(BSPARSE_INVALID_ARGUMENT, "%s is a null pointer", name);
+  if (is_aligned(pointer, alignment)) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s is at address %p; expected a multiple of %zu bytes",
+              name, pointer, alignment);
+}
+
+// A tensor (a, b, c) whose byte offsets fit in 63 bits.
+bsparse_status check_size(const char* name, int64_t a, int64_t b, int64_t c, size_t bytes) {
+  const unsigned __int128 limit = INT64_MAX;
+  const auto size = static_cast<unsigned __int128>(a) * static_cast<uint64_t>(b);
+  if (size <= limit && size * static_cast<uint64_t>(c) * bytes <= limit) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s of %lld x %lld x %lld elements is too large", name,
+              static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c));
+}
+
+// What matmul and dw have in common.
+template <class Args>
+bsparse_status check_product(const Args& args) {
+  RETURN_IF_FAILED(check_dtype("dtype", args.dtype));
+  RETURN_IF_FAILED(check_block_size(args.block_size));
+  RETURN_IF_FAILED(check_range("feature_axis", args.feature_axis, 0, 1));
+  RETURN_IF_FAILED(check_range("in_blocks", args.in_blocks, 1, INT32_MAX));
+  RETURN_IF_FAILED(check_range("out_blocks", args.out_blocks, 1, INT32_MAX));
+  RETURN_IF_FAILED(check_range("batch", args.batch, 0, INT64_MAX));
+  RETURN_IF_FAILED(check_size("x", args.batch, args.in_blocks, args.block_size, 4));
+  RETURN_IF_FAILED(check_size("y", args.batch, args.out_blocks, args.block_size, 4));
+  return BSPARSE_OK;
+}
+
+}  // namespace
+
+bool is_aligned(const void* pointer, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+bsparse_status check_dtype(const char* name, bsparse_dtype dtype) {
+  if (dtype == BSPARSE_FLOAT32 || dtype == BSPARSE_FLOAT16 || dtype == BSPARSE_BFLOAT16) {
+    return BSPARSE_OK;
+  }
+  return fail(BSPARSE_INVALID_ARGUMENT,
+              "%s is %d; expected 0 (float32), 1 (float16) or 2 (bfloat16)", name,
+              static_cast<int>(dtype));
+}
+
+bsparse_status check_block_size(int32_t block_size) {
+  for (const int32_t supported : {8, 16, 32, 64, 128}) {
+    if (block_size == supported) return BSPARSE_OK;
+  }
+  return fail(BSPARSE_INVALID_ARGUMENT, "block_size is %d; expected 8, 16, 32, 64 or 128",
+              block_size);
+}
+
+bsparse_status check_matmul(const bsparse_matmul_args& args) {
+  RETURN_IF_FAILED(check_product(args));
+  RETURN_IF_FAILED(check_range("activation", args.activation, BSPARSE_ACTIVATION_NONE,
+                               BSPARSE_ACTIVATION_GELU));
+  const bsparse_matmul_plan& plan = args.plan;
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, args.out_blocks, INT32_MAX));
+  RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, args.out_blocks));
+  RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0, plan.num_items));
+  RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
+  RETURN_IF_FAILED(
+      check_size("workspace", args.batch, plan.num_partials, args.block_size, sizeof(float)));
+  if (args.batch == 0) return BSPARSE_OK;
+  const size_t size = element_size(args.dtype);
+  RETURN_IF_FAILED(check_pointer("x", args.x, size));
+  RETURN_IF_FAILED(check_pointer("y", args.y, size));
+  if (args.bias != nullptr) RETURN_IF_FAILED(check_pointer("bias", args.bias, size));
+  if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
+  RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
+  // A layout without blocks has no w and no entries.
+  if (args.w != nullptr) RETURN_IF_FAILED(check_pointer("w", args.w, 16));
+  if (plan.entries != nullptr) RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 8));
+  if (plan.num_splits > 0) RETURN_IF_FAILED(check_pointer("plan.splits", plan.splits, 4));
+  return BSPARSE_OK;
+}
+
+bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
+  RETURN_IF_FAILED(check_product(args));
+  RETURN_IF_FAILED(check_dtype("out_dtype", args.out_dtype));
+  if (args.out_dtype != args.dtype && args.out_dtype != BSPARSE_FLOAT32) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "out_dtype is %d; expected dtype (%d) or 0 (float32)",
+                static_cast<int>(args.out_dtype), static_cast<int>(args.dtype));
+  }
+  const bsparse_matmul_dw_plan& plan = args.plan;
+  RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
+  RETURN_IF_FAILED(check_range("plan.batch_splits", plan.batch_splits, 1, 1 << 16));
+  RETURN_IF_FAILED(check_size("workspace", plan.num_blocks, plan.batch_splits,
+                              int64_t{args.block_size} * args.block_size, sizeof(float)));
+  if (plan.num_blocks == 0) return BSPARSE_OK;
+  RETURN_IF_FAILED(check_pointer("dw", args.dw, 8));
+  RETURN_IF_FAILED(check_pointer("plan.blocks", plan.blocks, 4));
+  if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
+  if (args.batch == 0) return BSPARSE_OK;
+  RETURN_IF_FAILED(check_pointer("x", args.x, element_size(args.dtype)));
+  RETURN_IF_FAILED(check_pointer("dy", args.dy, element_size(args.dtype)));
+  return BSPARSE_OK;
+}
+
+bsparse_status check_prepare_weights(const bsparse_prepare_weights_args& args) {
+  RETURN_IF_FAILED(check_dtype("in_dtype", args.in_dtype));
+  RETURN_IF_FAILED(check_dtype("out_dtype", args.out_dtype));
+  RETURN_IF_FAILED(check_block_size(args.block_size));
+  RETURN_IF_FAILED(check_range("num_blocks", args.num_blocks, 0, INT32_MAX));
+  if (args.num_blocks == 0) return BSPARSE_OK;
+  RETURN_IF_FAILED(check_pointer("in", args.in, 16));
+  RETURN_IF_FAILED(check_pointer("out", args.out, 16));
+  if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
+  return BSPARSE_OK;
+}
+
+bsparse_status check_workspace(const void* workspace, size_t bytes, size_t needed) {
+  if (needed == 0) return BSPARSE_OK;
+  if (bytes < needed) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "workspace_bytes is %zu; this plan needs %zu", bytes,
+                needed);
+  }
+  return check_pointer("workspace", workspace, 256);
+}
+
+}  // namespace bsparse

@@ -1,0 +1,98 @@
+#include "cuda/kernel_table.h"
+
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "cuda/error.h"
+
+namespace bsparse {
+namespace {
+
+// Kernels take more shared memory than the default allows: said once for a kernel and device.
+bsparse_status raise_shared_memory(const Kernel& kernel) {
+  int device = 0;
+  bsparse_status status = check_cuda(cudaGetDevice(&device), "asking for the current device");
+  if (status != BSPARSE_OK) return status;
+  static std::mutex mutex;
+  static std::set<std::pair<int, const void*>>* const raised =
+      new std::set<std::pair<int, const void*>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (raised->count({device, kernel.function}) != 0) return BSPARSE_OK;
+  status = check_cuda(
+      cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kernel.shared_bytes),
+      "setting up a kernel");
+  if (status == BSPARSE_OK) raised->insert({device, kernel.function});
+  return status;
+}
+
+}  // namespace
+
+const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
+  switch (dtype) {
+    case BSPARSE_BFLOAT16: return "bf16";
+    case BSPARSE_FLOAT16: return "fp16";
+    case BSPARSE_FLOAT32: return allow_tf32 ? "tf32" : "fp32";
+  }
+  return "unknown";
+}
+
+Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant) {
+  switch (dtype) {
+    case BSPARSE_BFLOAT16: return sm80_matmul_bf16(variant);
+    case BSPARSE_FLOAT16: return sm80_matmul_fp16(variant);
+    case BSPARSE_FLOAT32: return allow_tf32 ? sm80_matmul_tf32(variant) : sm80_matmul_fp32(variant);
+  }
+  return {};
+}
+
+Kernel find_matmul_dw(bsparse_dtype dtype, bool allow_tf32, int block_size, int feature_axis) {
+  switch (dtype) {
+    case BSPARSE_BFLOAT16: return sm80_matmul_dw_bf16(block_size, feature_axis);
+    case BSPARSE_FLOAT16: return sm80_matmul_dw_fp16(block_size, feature_axis);
+    case BSPARSE_FLOAT32:
+      return allow_tf32 ? sm80_matmul_dw_tf32(block_size, feature_axis)
+                        : sm80_matmul_dw_fp32(block_size, feature_axis);
+  }
+  return {};
+}
+
+bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel) {
+  for (const bool small_batch : {false, true}) {
+    *kernel = find_matmul(args.dtype, args.allow_tf32 != 0,
+                          {args.block_size, args.feature_axis, args.transpose != 0, small_batch});
+    if (kernel->batch_tile == args.plan.batch_tile) return BSPARSE_OK;
+  }
+  return fail(BSPARSE_INVALID_ARGUMENT,
+              "plan.batch_tile is %d; no kernel for block_size %d has this tile, ask get_tile",
+              args.plan.batch_tile, args.block_size);
+}
+
+bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas) {
+  bsparse_status status = raise_shared_memory(kernel);
+  if (status != BSPARSE_OK) return status;
+  int count = 0;
+  status = check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                          &count, kernel.function, kernel.threads, kernel.shared_bytes),
+                      "asking for a kernel's occupancy");
+  if (status != BSPARSE_OK) return status;
+  if (count == 0) {
+    return fail(BSPARSE_UNSUPPORTED, "this GPU has too little shared memory: a kernel needs %d bytes",
+                kernel.shared_bytes);
+  }
+  *ctas = count;
+  return BSPARSE_OK;
+}
+
+bsparse_status launch(const Kernel& kernel, const char* name, uint32_t ctas, void* params,
+                      cudaStream_t stream) {
+  const bsparse_status status = raise_shared_memory(kernel);
+  if (status != BSPARSE_OK) return status;
+  void* arguments[] = {params};
+  return check_cuda(cudaLaunchKernel(kernel.function, dim3(ctas), dim3(kernel.threads), arguments,
+                                     kernel.shared_bytes, stream),
+                    name);
+}
+
+}  // namespace bsparse

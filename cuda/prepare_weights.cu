@@ -1,0 +1,70 @@
+#include <algorithm>
+
+#include "cuda/dtype.cuh"
+#include "cuda/support_kernels.h"
+
+namespace bsparse {
+namespace {
+
+constexpr int kPrepareThreads = 256;
+constexpr int64_t kMaxCtas = 1 << 16;
+// Elements a thread takes at once: 16 bytes of a 16-bit type. Divides every block.
+constexpr int kVector = 8;
+
+template <class Element>
+struct alignas(kVector * sizeof(Element)) Vector {
+  Element values[kVector];
+};
+
+// A block whose gate is 0 becomes zeros, whatever it held: a NaN in it must not travel.
+template <class In, class Out>
+__global__ void prepare_weights_kernel(const Vector<In>* in, const float* gate, Vector<Out>* out,
+                                       int64_t vectors, int block_vectors) {
+  for (int64_t v = int64_t{blockIdx.x} * kPrepareThreads + threadIdx.x; v < vectors;
+       v += int64_t{gridDim.x} * kPrepareThreads) {
+    const float scale = gate == nullptr ? 1.0f : gate[v / block_vectors];
+    const Vector<In> from = in[v];
+    Vector<Out> to;
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) {
+      const float value = to_float(from.values[e]);
+      to.values[e] = from_float<Out>(scale == 0.0f ? 0.0f : scale * value);
+    }
+    out[v] = to;
+  }
+}
+
+template <class In, class Out>
+cudaError_t launch(const bsparse_prepare_weights_args& args, cudaStream_t stream) {
+  const int block_vectors = args.block_size * args.block_size / kVector;
+  const int64_t vectors = args.num_blocks * block_vectors;
+  const auto ctas = static_cast<unsigned>(
+      std::min<int64_t>((vectors + kPrepareThreads - 1) / kPrepareThreads, kMaxCtas));
+  prepare_weights_kernel<In, Out><<<ctas, kPrepareThreads, 0, stream>>>(
+      static_cast<const Vector<In>*>(args.in), args.gate, static_cast<Vector<Out>*>(args.out),
+      vectors, block_vectors);
+  return cudaGetLastError();
+}
+
+template <class In>
+cudaError_t launch_from(const bsparse_prepare_weights_args& args, cudaStream_t stream) {
+  switch (args.out_dtype) {
+    case BSPARSE_FLOAT32: return launch<In, float>(args, stream);
+    case BSPARSE_FLOAT16: return launch<In, __half>(args, stream);
+    case BSPARSE_BFLOAT16: return launch<In, __nv_bfloat16>(args, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream) {
+  switch (args.in_dtype) {
+    case BSPARSE_FLOAT32: return launch_from<float>(args, stream);
+    case BSPARSE_FLOAT16: return launch_from<__half>(args, stream);
+    case BSPARSE_BFLOAT16: return launch_from<__nv_bfloat16>(args, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace bsparse

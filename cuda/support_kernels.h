@@ -1,0 +1,58 @@
+// The small kernels around the products: they move bytes, and are bound by memory. Each launch
+// function returns what cudaLaunchKernel did.
+#ifndef BSPARSE_CUDA_SUPPORT_KERNELS_H_
+#define BSPARSE_CUDA_SUPPORT_KERNELS_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/bsparse_cuda.h"
+
+namespace bsparse {
+
+// Copies a plan's items and entries without the entries whose gate is 0, so that the product
+// need not know of gates. Entries keep their places; an item's end moves forward.
+struct CompactEntries {
+  const int4* items;    // (num_items)
+  const int2* entries;  // (blocks)
+  const float* gate;    // (blocks)
+  int4* out_items;
+  int2* out_entries;
+  int32_t num_items;
+};
+cudaError_t launch_compact_entries(const CompactEntries& args, cudaStream_t stream);
+
+// y of the split columns: their partials added in order, then bias and activation.
+struct ReduceMatmul {
+  const float* partials;  // (num_partials, batch, bs) or (num_partials, bs, batch)
+  const int32_t* splits;  // (num_splits, 3)
+  const void* bias;       // (out) or null
+  void* y;
+  int64_t batch;
+  int64_t out_features;
+  int32_t num_splits;
+  int32_t block_size;
+  int32_t feature_axis;
+  int32_t activation;
+};
+cudaError_t launch_reduce_matmul(const ReduceMatmul& args, bsparse_dtype dtype,
+                                 cudaStream_t stream);
+
+// dw: the partials of the batch's splits added in order, times the gate.
+struct ReduceMatmulDw {
+  const float* partials;  // (splits, blocks, bs, bs)
+  const float* gate;      // (blocks) or null
+  void* dw;               // (blocks, bs, bs)
+  int64_t num_blocks;
+  int32_t splits;
+  int32_t block_elements;  // bs * bs
+};
+cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
+                                    cudaStream_t stream);
+
+cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SUPPORT_KERNELS_H_

@@ -1,0 +1,195 @@
+"""First and second derivatives, by TensorFlow's checker and against the dense computation."""
+
+import hypothesis
+import numpy as np
+import problems
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from bsparse_tf import ops
+
+# float64 makes the checker's finite differences trustworthy to about 1e-8; it has no GPU kernel.
+_CPU = "/device:CPU:0"
+
+
+def _small(feature_axis, seed=0, block_size=8):
+    layout = np.array([[1, 0, 1], [1, 1, 0]], bool)  # rectangular, unequal columns
+    return problems.Problem(layout, block_size, feature_axis, 3, "float64", seed)
+
+
+def _check(function, operands, tolerance=1e-7):
+    with tf.device(_CPU):
+        theory, numeric = tf.test.compute_gradient(function, operands, delta=1e-4)
+    for i, (ours, theirs) in enumerate(zip(theory, numeric)):
+        assert np.abs(ours).max() > 0, f"the gradient of operand {i} is all zeros"
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, err_msg=f"operand {i}")
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_product(feature_axis, transpose, activation):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    x = problem.activations(problem.K if transpose else problem.C, rng)
+    w = problem.weights(rng)
+    bias = rng.standard_normal(problem.C if transpose else problem.K)
+
+    def function(x, w, bias):
+        return ops.matmul(
+            x, w, bias=bias, activation=activation, transpose=transpose, **problem.kwargs
+        )
+
+    _check(function, [x, w, bias])
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_weight_gradient(feature_axis):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    x, dy = problem.activations(problem.C, rng), problem.activations(problem.K, rng)
+    _check(lambda x, dy: ops.matmul_dw(x, dy, **problem.kwargs), [x, dy])
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_second_derivatives(feature_axis):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+
+    def gradients(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = ops.matmul(x, w, activation="gelu", **problem.kwargs)
+            loss = tf.reduce_sum(tf.square(y))
+        dx, dw = tape.gradient(loss, [x, w])
+        return tf.concat([tf.reshape(dx, [-1]), tf.reshape(dw, [-1])], 0)
+
+    _check(gradients, [x, w], tolerance=1e-6)
+
+
+GATE = np.float32([0.5, 0.0, -2.0, 1.0])
+
+
+def _gradients_of_gated(problem, x, w, dy, **flags):
+    """(dx, dw, dgate) of sum(dy * y), y gated by GATE."""
+    with tf.device(_CPU), tf.GradientTape() as tape:
+        x, w, gate = tf.constant(x), tf.constant(w), tf.constant(GATE)
+        tape.watch([x, w, gate])
+        y = ops.matmul(x, w, gate=gate, **flags, **problem.kwargs)
+        loss = tf.reduce_sum(dy * y)
+    return tape.gradient(loss, [x, w, gate])
+
+
+def _gated_problem():
+    problem = _small(1)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    dy = problem.activations(problem.K, rng)
+    raw = problem.from_dense(problem.outer(x, dy))
+    return problem, x, w, dy, raw
+
+
+@pytest.mark.parametrize("gate_grad", [False, True])
+def test_gated_product_has_true_gradients(gate_grad):
+    problem, x, w, dy, raw = _gated_problem()
+    _check(
+        lambda x, w: ops.matmul(x, w, gate=GATE, gate_grad=gate_grad, **problem.kwargs), [x, w]
+    )
+    _, dw, dgate = _gradients_of_gated(problem, x, w, dy, gate_grad=gate_grad)
+    np.testing.assert_allclose(dw, raw * GATE[:, None, None], rtol=1e-5, atol=1e-6)
+    if gate_grad:
+        np.testing.assert_allclose(dgate, (raw * w).sum((1, 2)), rtol=1e-5, atol=1e-6)
+    else:
+        assert dgate is None
+
+
+def test_dw_gated_leaves_closed_blocks_out():
+    problem, x, w, dy, raw = _gated_problem()
+    _, dw, dgate = _gradients_of_gated(problem, x, w, dy, gate_grad=True, dw_gated=True)
+    np.testing.assert_allclose(dw, raw * GATE[:, None, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        dgate, (raw * w).sum((1, 2)) * (GATE != 0), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("gate_grad", [False, True])
+def test_straight_through_lets_closed_blocks_learn(gate_grad):
+    problem, x, w, dy, raw = _gated_problem()
+    _, dw, _ = _gradients_of_gated(
+        problem, x, w, dy, gate_grad=gate_grad, straight_through=True
+    )
+    np.testing.assert_allclose(dw, raw, rtol=1e-5, atol=1e-6)
+
+
+def test_second_derivative_through_the_gate():
+    """d/dgate of dw: gate * raw is linear in the gate, so it is raw, block by block."""
+    problem, x, w, dy, raw = _gated_problem()
+    with tf.device(_CPU), tf.GradientTape() as outer:
+        gate = tf.constant(GATE)
+        outer.watch(gate)
+        with tf.GradientTape() as inner:
+            w = tf.constant(w)
+            inner.watch(w)
+            loss = tf.reduce_sum(dy * ops.matmul(x, w, gate=gate, gate_grad=True, **problem.kwargs))
+        total = tf.reduce_sum(inner.gradient(loss, w))
+    np.testing.assert_allclose(
+        outer.gradient(total, gate), raw.sum((1, 2)), rtol=1e-5, atol=1e-5
+    )
+
+
+@problems.DETERMINISTIC
+@hypothesis.given(problems.problems(batches=st.sampled_from([1, 5, 33])), st.booleans())
+def test_gradients_are_as_accurate_as_dense(problem, has_bias):
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    dy = problem.activations(problem.K, rng)
+    bias = problems.rounded(rng.standard_normal(problem.K), problem.dtype) if has_bias else None
+    with tf.GradientTape() as tape:
+        watched = [tf.constant(x), tf.constant(w)] + ([tf.constant(bias)] if has_bias else [])
+        tape.watch(watched)
+        y = ops.matmul(
+            watched[0], watched[1], bias=watched[2] if has_bias else None, **problem.kwargs
+        )
+    gradients = tape.gradient(y, watched, output_gradients=tf.constant(dy))
+
+    references = [
+        (lambda dy, w: problem.product(dy, problem.to_dense(w).T), (dy, w)),
+        (lambda x, dy: problem.from_dense(problem.outer(x, dy)), (x, dy)),
+        (lambda dy: dy.sum(1 if problem.feature_axis == 0 else 0), (dy,)),
+    ]
+    for gradient, (compute, operands) in zip(gradients, references):
+        truth = compute(*[a.astype(np.float64) for a in operands])
+        allowed = problems.dense_error(truth, compute, problem.dtype, *operands)
+        problems.assert_as_accurate(gradient, truth, allowed, problems.BACKWARD)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_master_weights_get_float32_gradients(dtype):
+    problem = problems.Problem(np.ones((2, 2), bool), 16, 1, 8, dtype, seed=9)
+    rng = problem.rng()
+    x = problem.activations(problem.C, rng)
+    w = tf.Variable(rng.standard_normal((4, 16, 16)), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        y = ops.matmul(x, w, **problem.kwargs)
+    dw = tape.gradient(y, w)
+    assert dw.dtype == tf.float32
+    expected = problem.from_dense(problem.outer(x.astype(np.float64), np.ones((8, problem.K))))
+    np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_in_a_session():
+    problem = _small(0)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    with tf.Graph().as_default(), tf.device(_CPU), tf.compat.v1.Session() as session:
+        x_in = tf.compat.v1.placeholder(tf.float64, [problem.C, None])
+        w_in = tf.compat.v1.placeholder(tf.float64, w.shape)
+        y = ops.matmul(x_in, w_in, activation="relu", **problem.kwargs)
+        dx, dw = tf.gradients(y, [x_in, w_in])
+        ours = session.run([dx, dw], {x_in: x, w_in: w})
+    dense = problem.to_dense(w)
+    dz = (problem.product(x, dense) > 0).astype(np.float64)
+    np.testing.assert_allclose(ours[0], problem.product(dz, dense.T))
+    np.testing.assert_allclose(ours[1], problem.from_dense(problem.outer(x, dz)))
