@@ -1,0 +1,267 @@
+// The planner's promises: layouts checked, every block worked once, work balanced, plans shared.
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "cc/plan/block_index.h"
+#include "cc/plan/layout_plans.h"
+#include "cc/plan/matmul_plan.h"
+#include "cc/plan/plan_c_api.h"
+#include "gtest/gtest.h"
+
+namespace bsparse {
+namespace {
+
+constexpr PlanTarget kTarget{/*sm_count=*/132, /*batch_tile=*/128, /*ctas_per_sm=*/2};
+
+struct Layout {
+  std::vector<int32_t> coords;
+  int32_t in_blocks, out_blocks;
+  LayoutView view() const {
+    return {coords.data(), static_cast<int64_t>(coords.size() / 2), in_blocks, out_blocks};
+  }
+};
+
+// Each block with probability `density`; the first `hubs` columns full. Shuffled.
+Layout Random(int32_t in_blocks, int32_t out_blocks, double density, int hubs, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<std::pair<int32_t, int32_t>> blocks;
+  for (int32_t c = 0; c < in_blocks; ++c) {
+    for (int32_t k = 0; k < out_blocks; ++k) {
+      if (k < hubs || std::uniform_real_distribution<>(0, 1)(random) < density) {
+        blocks.emplace_back(c, k);
+      }
+    }
+  }
+  std::shuffle(blocks.begin(), blocks.end(), random);
+  Layout layout{{}, in_blocks, out_blocks};
+  for (const auto& [c, k] : blocks) layout.coords.insert(layout.coords.end(), {c, k});
+  return layout;
+}
+
+TEST(ValidateLayout, TakesAnyOrderAndNoBlocks) {
+  EXPECT_EQ(ValidateLayout(Random(7, 5, 0.5, 0, 1).view()), "");
+  EXPECT_EQ(ValidateLayout(Layout{{}, 3, 3}.view()), "");
+}
+
+TEST(ValidateLayout, NamesTheFirstBadCoordinate) {
+  EXPECT_EQ(ValidateLayout(Layout{{0, 0, 1, 2}, 2, 2}.view()),
+            "coords[1] = (1, 2) is out of range: the layout has 2 input blocks and 2 output blocks");
+  EXPECT_NE(ValidateLayout(Layout{{0, -1}, 2, 2}.view()).find("coords[0] = (0, -1)"),
+            std::string::npos);
+  EXPECT_EQ(ValidateLayout(Layout{{1, 1, 0, 0, 1, 1}, 2, 2}.view()),
+            "coords[2] = (1, 1) repeats coords[0]: each block may be given once");
+}
+
+TEST(ValidateLayout, DoesNotOverflowOnHugeLayouts) {
+  const int32_t last = 2147483646;
+  EXPECT_EQ(ValidateLayout(Layout{{last, last, last, last - 1}, last + 1, last + 1}.view()), "");
+}
+
+TEST(BlockIndex, ListsEachBlockOnceInOrder) {
+  const Layout layout = Random(9, 14, 0.3, 1, 2);
+  for (const bool transpose : {false, true}) {
+    const BlockIndex index(layout.view(), transpose);
+    EXPECT_EQ(index.in_blocks(), transpose ? 14 : 9);
+    EXPECT_EQ(index.out_blocks(), transpose ? 9 : 14);
+    std::set<int32_t> seen;
+    for (int32_t k = 0; k < index.out_blocks(); ++k) {
+      for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
+        const auto& entry = index.entries()[e];
+        EXPECT_EQ(layout.coords[2 * entry.weight_block], transpose ? k : entry.in_block);
+        EXPECT_EQ(layout.coords[2 * entry.weight_block + 1], transpose ? entry.in_block : k);
+        EXPECT_TRUE(seen.insert(entry.weight_block).second);
+        if (e > index.offsets()[k]) {
+          EXPECT_LT(index.entries()[e - 1].in_block, entry.in_block);
+        }
+      }
+    }
+    EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
+  }
+}
+
+MatmulPlan::Item ItemOf(const MatmulPlan& plan, int32_t i) {
+  const int32_t* row = plan.tables().data() + plan.items_offset() + 4 * i;
+  return {row[0], row[1], row[2], row[3]};
+}
+
+TEST(MatmulPlan, ItemsCoverEveryColumnOnceHeaviestFirst) {
+  for (const int hubs : {0, 1, 3}) {
+    const Layout layout = Random(200, 150, 0.05, hubs, 3);
+    const BlockIndex index(layout.view(), false);
+    const MatmulPlan plan(index, /*batch=*/64, kTarget);
+    std::vector<int64_t> covered(index.num_blocks(), 0);
+    std::set<int32_t> columns;
+    std::set<int32_t> partials;
+    int64_t previous = index.num_blocks();
+    for (int32_t i = 0; i < plan.num_items(); ++i) {
+      const MatmulPlan::Item item = ItemOf(plan, i);
+      columns.insert(item.out_block);
+      for (int32_t e = item.first_entry; e < item.last_entry; ++e) {
+        ++covered[e];
+        EXPECT_GE(e, index.offsets()[item.out_block]);
+        EXPECT_LT(e, index.offsets()[item.out_block + 1]);
+      }
+      EXPECT_LE(item.last_entry - item.first_entry, previous);
+      previous = item.last_entry - item.first_entry;
+      if (item.partial >= 0) {
+        EXPECT_TRUE(partials.insert(item.partial).second);
+      }
+    }
+    EXPECT_EQ(static_cast<int32_t>(columns.size()), 150);
+    EXPECT_TRUE(std::all_of(covered.begin(), covered.end(), [](int64_t n) { return n == 1; }));
+    EXPECT_EQ(static_cast<int32_t>(partials.size()), plan.num_partials());
+  }
+}
+
+TEST(MatmulPlan, PartialsOfASplitColumnAreInTheOrderOfItsEntries) {
+  const Layout layout = Random(400, 60, 0.02, 2, 4);
+  const BlockIndex index(layout.view(), false);
+  const MatmulPlan plan(index, /*batch=*/32, kTarget);
+  ASSERT_GE(plan.num_splits(), 2);
+  std::vector<MatmulPlan::Item> by_partial(plan.num_partials());
+  for (int32_t i = 0; i < plan.num_items(); ++i) {
+    const MatmulPlan::Item item = ItemOf(plan, i);
+    if (item.partial >= 0) by_partial[item.partial] = item;
+  }
+  const int32_t* splits = plan.tables().data() + plan.splits_offset();
+  for (int32_t s = 0; s < plan.num_splits(); ++s) {
+    const int32_t column = splits[3 * s], first = splits[3 * s + 1], count = splits[3 * s + 2];
+    int64_t next = index.offsets()[column];
+    for (int32_t p = first; p < first + count; ++p) {
+      EXPECT_EQ(by_partial[p].out_block, column);
+      EXPECT_EQ(by_partial[p].first_entry, next);
+      next = by_partial[p].last_entry;
+    }
+    EXPECT_EQ(next, index.offsets()[column + 1]);
+  }
+}
+
+TEST(MatmulPlan, HubsDoNotUnbalanceIt) {
+  // Two of 576 columns hold 20 times the mean: without a split the busiest slot would work that
+  // much longer than the others.
+  const Layout layout = Random(576, 576, 0.03, 2, 5);
+  const BlockIndex index(layout.view(), false);
+  for (const int64_t batch : {32, 128, 1024, 8192}) {
+    const MatmulPlan plan(index, batch, kTarget);
+    // A large batch balances by itself, as long as the hubs start first.
+    if (batch <= 128) {
+      EXPECT_GE(plan.num_splits(), 2) << "batch " << batch;
+    }
+    EXPECT_LT(plan.PredictedBalance(batch), 1.35) << "batch " << batch;
+  }
+}
+
+TEST(MatmulPlan, UniformColumnsStayWholeWhenTheBatchFillsTheDevice) {
+  Layout layout{{}, 64, 64};
+  for (int32_t c = 0; c < 64; ++c) {
+    for (int32_t i = 0; i < 16; ++i) {
+      layout.coords.insert(layout.coords.end(), {c, (c + i) % 64});
+    }
+  }
+  const BlockIndex index(layout.view(), false);
+  const MatmulPlan plan(index, /*batch=*/8192, kTarget);
+  EXPECT_EQ(plan.num_items(), 64);
+  EXPECT_EQ(plan.num_splits(), 0);
+}
+
+TEST(MatmulPlan, EmptyColumnsAndEmptyLayouts) {
+  const BlockIndex index(Layout{{0, 1}, 2, 3}.view(), false);
+  const MatmulPlan plan(index, 1, kTarget);
+  EXPECT_EQ(plan.num_items(), 3);
+  const BlockIndex nothing(Layout{{}, 2, 3}.view(), false);
+  EXPECT_EQ(MatmulPlan(nothing, 0, kTarget).num_items(), 3);
+  EXPECT_EQ(MatmulPlan(nothing, 100, kTarget).PredictedBalance(100), 1.0);
+}
+
+TEST(MatmulDwPlan, ListsEveryBlockAndSplitsTheBatchWhenThereAreFew) {
+  const Layout few = Random(4, 4, 1.0, 0, 6);
+  const BlockIndex index(few.view(), false);
+  const MatmulDwPlan plan(index, /*batch=*/16384, kTarget);
+  EXPECT_EQ(plan.num_blocks(), 16);
+  EXPECT_GT(plan.batch_splits(), 1);
+  std::set<int32_t> seen;
+  for (int32_t b = 0; b < plan.num_blocks(); ++b) {
+    const int32_t* row = plan.tables().data() + 3 * b;
+    EXPECT_EQ(few.coords[2 * row[2]], row[0]);
+    EXPECT_EQ(few.coords[2 * row[2] + 1], row[1]);
+    EXPECT_TRUE(seen.insert(row[2]).second);
+  }
+  const Layout many = Random(100, 100, 0.5, 0, 7);
+  EXPECT_EQ(MatmulDwPlan(BlockIndex(many.view(), false), 16384, kTarget).batch_splits(), 1);
+  EXPECT_EQ(MatmulDwPlan(index, 1, kTarget).batch_splits(), 1);
+}
+
+TEST(LayoutPlans, EqualLayoutsShareOneObject) {
+  const Layout a = Random(30, 30, 0.2, 0, 8);
+  const Layout b = a;  // the same content elsewhere in memory
+  std::string error;
+  const auto first = FindLayoutPlans(a.view(), &error);
+  EXPECT_EQ(first, FindLayoutPlans(b.view(), &error));
+  Layout wider = a;
+  wider.out_blocks += 1;
+  EXPECT_NE(first, FindLayoutPlans(wider.view(), &error));
+  EXPECT_EQ(first->matmul_plan(false, 100, kTarget), first->matmul_plan(false, 128, kTarget));
+  EXPECT_NE(first->matmul_plan(false, 100, kTarget), first->matmul_plan(true, 100, kTarget));
+  EXPECT_NE(first->matmul_plan(false, 100, kTarget), first->matmul_plan(false, 4096, kTarget));
+}
+
+TEST(LayoutPlans, RejectsBadLayouts) {
+  std::string error;
+  EXPECT_EQ(FindLayoutPlans(Layout{{5, 0}, 2, 2}.view(), &error), nullptr);
+  EXPECT_NE(error.find("coords[0] = (5, 0)"), std::string::npos);
+}
+
+TEST(LayoutPlans, OutliveTheirEviction) {
+  std::string error;
+  const Layout kept = Random(20, 20, 0.3, 0, 9);
+  const auto plans = FindLayoutPlans(kept.view(), &error);
+  for (int i = 0; i < 2 * kLayoutCacheSize; ++i) {
+    FindLayoutPlans(Random(20, 20, 0.3, 0, 100 + i).view(), &error);
+  }
+  EXPECT_EQ(plans->index(false).num_blocks(), kept.view().num_blocks);
+  EXPECT_NE(plans, FindLayoutPlans(kept.view(), &error));
+}
+
+TEST(LayoutPlans, MayBeAskedFromManyThreads) {
+  const Layout layout = Random(100, 100, 0.1, 1, 10);
+  std::vector<std::thread> threads;
+  std::vector<const MatmulPlan*> plans(8);
+  for (size_t t = 0; t < plans.size(); ++t) {
+    threads.emplace_back([&, t] {
+      std::string error;
+      plans[t] = FindLayoutPlans(layout.view(), &error)->matmul_plan(true, 64, kTarget).get();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const MatmulPlan* plan : plans) EXPECT_EQ(plan, plans[0]);
+}
+
+TEST(PlanCApi, DescribesAndReportsErrors) {
+  const Layout layout = Random(50, 40, 0.2, 1, 11);
+  bsparse_plan_request request{layout.coords.data(), layout.view().num_blocks, 50, 40,
+                               /*batch=*/64, 132, 128, 2};
+  char error[256];
+  bsparse_plan* const plan = bsparse_plan_matmul(&request, 1, error, sizeof(error));
+  ASSERT_NE(plan, nullptr);
+  bsparse_plan_summary summary;
+  bsparse_plan_describe(plan, &summary);
+  EXPECT_GE(summary.num_items, 50);
+  EXPECT_EQ(summary.tables_size,
+            4 * summary.num_items + 2 * request.num_blocks + 3 * summary.num_splits);
+  EXPECT_GE(summary.balance, 1.0);
+  bsparse_plan_free(plan);
+  request.in_blocks = 3;
+  EXPECT_EQ(bsparse_plan_matmul(&request, 0, error, sizeof(error)), nullptr);
+  EXPECT_NE(std::string(error).find("out of range"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace bsparse
