@@ -37,22 +37,24 @@ def bits_per_byte(byte, logits):
 def make_model(arm: Arm, window: int) -> keras.Model:
     """The network of arms.py, out of Keras layers."""
 
-    def layer(index, activation):
-        units, layout = arm.shapes[index][1], arm.layouts[index]
-        if layout is None:
-            return keras.layers.Dense(units, activation=activation,
-                                      kernel_initializer="he_normal")
-        return BlockSparseDense(units, block_size=arm.block_size, layout=layout,
-                                activation=activation, kernel_initializer="he_normal")
-
     last = len(arm.shapes) - 1
+
+    def layer(index):
+        units, layout = arm.shapes[index][1], arm.layouts[index]
+        # With the last layer zero, training starts from equally likely bytes.
+        arguments = {"activation": "relu" if index < last else None,
+                     "kernel_initializer": "he_normal" if index < last else "zeros"}
+        if layout is None:
+            return keras.layers.Dense(units, **arguments)
+        return BlockSparseDense(units, block_size=arm.block_size, layout=layout, **arguments)
+
     inputs = keras.Input((window,), dtype="int32")
     hidden = keras.layers.Embedding(BYTES, arm.embedding)(inputs)
     hidden = keras.layers.Flatten()(hidden)
-    hidden = layer(0, "relu")(hidden)
+    hidden = layer(0)(hidden)
     for index in range(1, last):
-        hidden = keras.layers.add([hidden, layer(index, "relu")(hidden)])
-    return keras.Model(inputs, layer(last, None)(hidden), name=arm.name)
+        hidden = keras.layers.add([hidden, layer(index)(hidden)])
+    return keras.Model(inputs, layer(last)(hidden), name=arm.name)
 
 
 class Curve(keras.callbacks.Callback):
@@ -98,7 +100,8 @@ def train(arm: Arm, corpus: text_data.Corpus, options) -> report.Outcome:
     model.fit(text_data.dataset(corpus.train, starts, options.window).repeat(),
               epochs=options.reports, steps_per_epoch=epoch_steps,
               validation_data=some, validation_batch_size=1024,
-              callbacks=[Curve(outcome, epoch_steps)], verbose=1 if sys.stdout.isatty() else 2)
+              callbacks=[Curve(outcome, epoch_steps)], shuffle=False,
+              verbose=1 if sys.stdout.isatty() else 2)
     everything = text_data.windows(corpus.valid,
                                    text_data.validation_starts(corpus, options.window),
                                    options.window)

@@ -30,14 +30,14 @@ def parse(description: str, argv=None, **defaults) -> argparse.Namespace:
                        help="how many times wider the sparse arms are (%(default)s)")
     model.add_argument("--depth", type=int, default=2,
                        help="hidden layers after the first (%(default)s)")
-    model.add_argument("--block-size", type=int, default=32, choices=(8, 16, 32, 64, 128),
+    model.add_argument("--block-size", type=int, default=16, choices=(8, 16, 32, 64, 128),
                        help="of the sparse arms (%(default)s)")
-    model.add_argument("--window", type=int, default=32, help="bytes seen (%(default)s)")
-    model.add_argument("--embedding", type=int, default=16, help="numbers a byte (%(default)s)")
+    model.add_argument("--window", type=int, default=16, help="bytes seen (%(default)s)")
+    model.add_argument("--embedding", type=int, default=32, help="numbers a byte (%(default)s)")
 
     training = parser.add_argument_group("training, the same for every arm")
     training.add_argument("--batch", type=int, default=256, help="windows a step (%(default)s)")
-    training.add_argument("--learning-rate", type=float, default=1e-3,
+    training.add_argument("--learning-rate", type=float, default=2e-3,
                           help="Adam's, at its peak (%(default)s)")
     training.add_argument("--reports", type=int, default=10,
                           help="validations on the way (%(default)s)")

@@ -63,9 +63,13 @@ def validation_starts(corpus: Corpus, window: int, at_most: int | None = None) -
 
 
 def windows(text: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows int32 [batch, window], and the byte after each, int32 [batch]."""
-    taken = text[starts[:, np.newaxis] + np.arange(window + 1)].astype(np.int32)
-    return taken[:, :-1], taken[:, -1]
+    """Windows int32 [batch, window], newest byte first, and the byte after each, int32 [batch].
+
+    A dense layer does not care for the order of its inputs. In a Barabasi-Albert layout the first
+    blocks have the most connections, and the newest bytes say most about the next one.
+    """
+    taken = text[starts[:, np.newaxis] + np.arange(window, -1, -1)].astype(np.int32)
+    return taken[:, 1:], taken[:, 0]
 
 
 def dataset(text: np.ndarray, starts: np.ndarray, window: int):
@@ -73,10 +77,10 @@ def dataset(text: np.ndarray, starts: np.ndarray, window: int):
     import tensorflow as tf  # the rest of this module is NumPy only
 
     everything = tf.constant(text)
-    reach = tf.range(window + 1)
+    reach = tf.range(window, -1, -1)
 
     def cut(row):
         taken = tf.cast(tf.gather(everything, row[:, tf.newaxis] + reach), tf.int32)
-        return taken[:, :-1], taken[:, -1]
+        return taken[:, 1:], taken[:, 0]
 
     return tf.data.Dataset.from_tensor_slices(starts).map(cut).prefetch(8)

@@ -267,7 +267,7 @@ def test_butterfly_reaches_all_in_as_many_hops_as_digits(n, data):
     digits = 1
     while radix**digits < n:
         digits += 1
-    assert layouts.stats(layouts.butterfly(n, radix)).hops <= digits
+    assert layouts.stats(layouts.butterfly(n, radix)).hops_to_all <= digits
 
 
 def test_dense_has_all_blocks():

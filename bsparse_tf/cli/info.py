@@ -66,7 +66,7 @@ def _gpu_kernels(batch: int) -> dict[str, str]:
     import tensorflow as tf
 
     from bsparse_tf import native
-    from bsparse_tf.matmul import BLOCK_SIZES
+    from bsparse_tf.argument_checks import BLOCK_SIZES
 
     if native.cuda_status() or not tf.config.list_physical_devices("GPU"):
         return {}

@@ -92,7 +92,7 @@ def _draw(layout, args):
         layouts.plot(layout).figure.savefig(args.png, format="png", dpi=150)
         print(f"wrote {args.png}")
         return
-    width = args.width or shutil.get_terminal_size().columns
+    width = shutil.get_terminal_size().columns if args.width is None else args.width
     style = args.style or ("auto" if _can_print("█⣿") else "ascii")
     print(layouts.render(layout, width, style))
 

@@ -219,7 +219,7 @@ class BlockSparseDense(keras.layers.Layer):
         shared = {key: getattr(layer, key) for key in _SHARED_WITH_DENSE}
         shared["dtype"] = layer.dtype_policy
         sparse = cls(layer.units, block_size, layout, **{**shared, **kwargs})
-        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        kernel = layer.kernel.numpy()
         batch = (None,)
         features = kernel.shape[:1]
         sparse.build(batch + features if sparse.feature_axis == 1 else features + batch)
@@ -245,7 +245,7 @@ class BlockSparseDense(keras.layers.Layer):
         shared["dtype"] = self.dtype_policy
         dense = keras.layers.Dense(self.units, **{**shared, **kwargs})
         dense.build((None, self.matmul.C))
-        dense.kernel.assign(self.matmul.to_dense(keras.ops.convert_to_numpy(self.kernel)))
+        dense.kernel.assign(self.matmul.to_dense(self.kernel.numpy()))
         if self.use_bias and dense.use_bias:
             dense.bias.assign(self.bias)
         return dense

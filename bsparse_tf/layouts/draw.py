@@ -48,8 +48,8 @@ def render(layout: npt.ArrayLike, width: int = 80, style: str = "auto") -> str:
     if not fits.get(style, True):
         per_character = 2 if style == "braille" else 1
         raise ValueError(
-            f"width must be at least {-(-columns // per_character)} to draw {columns} output blocks "
-            f"with style {style!r}, but got {width}; style 'shade' fits any width"
+            f"width must be at least {-(-columns // per_character)} to draw {columns} output "
+            f"blocks with style {style!r}, but got {width}; style 'shade' fits any width"
         )
     if style == "half":
         characters = _half_blocks(layout)
@@ -113,18 +113,27 @@ def plot(layout: npt.ArrayLike, ax=None, title: str | None = None, color: str = 
     """
     layout = as_layout(layout)
     try:
-        from matplotlib import colors, pyplot, ticker
+        from matplotlib import colors, ticker
     except ImportError as error:
         raise ImportError(
             'layouts.plot needs matplotlib: pip install "bsparse-tf[plot]", '
             "or draw in the terminal with layouts.render"
         ) from error
     if ax is None:
+        from matplotlib import pyplot
+
         _, ax = pyplot.subplots(layout="constrained")
     if title is None:
         title = f"{layout.shape[0]} x {layout.shape[1]} blocks, density {100 * layout.mean():.3g}%"
+    # Where there are more blocks than pixels, a pixel mixes the colours of its blocks; dropping
+    # blocks instead would turn a random layout into an arbitrary one.
     ax.imshow(
-        layout, cmap=colors.ListedColormap(["white", color]), vmin=0, vmax=1, interpolation="none"
+        layout,
+        cmap=colors.ListedColormap(["white", color]),
+        vmin=0,
+        vmax=1,
+        interpolation="antialiased",
+        interpolation_stage="rgba",
     )
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True))

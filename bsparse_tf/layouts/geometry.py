@@ -51,8 +51,8 @@ def stretched_count(degrees, in_blocks, out_blocks):
 def self_connections(in_blocks: int, out_blocks: int | None = None) -> np.ndarray:
     """The blocks that join each block to the one it faces: the diagonal of a square layout.
 
-    Where identity initialisation puts its identity blocks: a square layer then starts by passing
-    its input on, and a rectangular one by repeating or summing it.
+    With identity matrices in these blocks and zeros elsewhere, a square layer passes its input on,
+    and a rectangular one repeats or adds up neighbouring blocks.
 
     Args:
       in_blocks: number of input blocks.

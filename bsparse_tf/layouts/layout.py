@@ -67,7 +67,7 @@ def digest(layout: npt.ArrayLike) -> str:
 
 
 def to_coords(layout: npt.ArrayLike) -> np.ndarray:
-    """Returns the blocks of a layout: int32 [blocks, 2] of (input block, output block), row by row."""
+    """Returns the blocks of a layout, row by row: int32 [blocks, 2] of (input, output block)."""
     return np.argwhere(as_layout(layout)).astype(np.int32)
 
 

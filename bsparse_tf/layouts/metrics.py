@@ -36,9 +36,10 @@ class LayoutStats:
       mean_path: mean number of hops from one block to another on the shortest way; inf if some
         cannot be reached, 0 if there is only one block. None for a rectangular layout.
       reach: reach[s - 1] is the share of pairs (start, end) for which the end is reached after at
-        most s hops, up to the hop that reaches all or after which none reaches more. A hop follows the layout from input to output; for a rectangular layout the second, fourth, ...
-        hop goes back along the transpose, and only the side where the hop ends is counted.
-      hops: number of hops that reach everything; None if no number does.
+        most s hops, up to the hop that reaches all or after which none reaches more. A hop follows
+        the layout from input to output; for a rectangular layout the second, fourth, ... hop goes
+        back along the transpose, and only the side where the hop ends is counted.
+      hops_to_all: number of hops after which all are reached; None if none are enough.
     """
 
     in_blocks: int
@@ -50,7 +51,7 @@ class LayoutStats:
     clustering: float | None
     mean_path: float | None
     reach: tuple[float, ...]
-    hops: int | None
+    hops_to_all: int | None
 
     def __str__(self):
         first = self.reach[:8]
@@ -63,7 +64,7 @@ class LayoutStats:
             ("in-degree", "min {}, median {:g}, max {}".format(*self.in_degree)),
             ("out-degree", "min {}, median {:g}, max {}".format(*self.out_degree)),
             ("reach per hop", reach + more),
-            ("hops to all", never if self.hops is None else str(self.hops)),
+            ("hops to all", never if self.hops_to_all is None else str(self.hops_to_all)),
         ]
         if self.clustering is not None:
             lines.insert(4, ("clustering", f"{self.clustering:.3g}"))
@@ -75,8 +76,8 @@ def stats(layout: npt.ArrayLike) -> LayoutStats:
     """Measures a layout.
 
     Cost, with n blocks to a side: n**3 multiplications for the clustering, and for each hop a
-    bitwise OR of n / 8 bytes per block of the layout. A tenth of a second for 576 blocks to a side, a
-    few for 4096, more where the layout is nearly dense or takes hundreds of hops.
+    bitwise OR of n / 8 bytes per block of the layout. A tenth of a second with 576 blocks to a
+    side, two or three with 4096, more if the layout is nearly dense or takes hundreds of hops.
 
     Args:
       layout: array [in_blocks, out_blocks], as `as_layout` takes.
@@ -99,7 +100,7 @@ def stats(layout: npt.ArrayLike) -> LayoutStats:
         clustering=_clustering(layout) if square else None,
         mean_path=mean_path,
         reach=tuple(reach),
-        hops=len(reach) if reach[-1] == 1 else None,
+        hops_to_all=len(reach) if reach[-1] == 1 else None,
     )
 
 

@@ -116,7 +116,7 @@ def barabasi_albert(
 
 
 def _adjacency(graph):
-    """Returns bool [n, n]: the adjacency matrix of a graph of nodes 0 to n - 1, plus its diagonal."""
+    """Returns bool [n, n]: the adjacency matrix of a graph on 0 to n - 1, with its diagonal set."""
     layout = np.eye(len(graph), dtype=bool)
     for a, b in graph.edges:
         layout[a, b] = layout[b, a] = True

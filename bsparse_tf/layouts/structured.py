@@ -59,7 +59,7 @@ def resolve_neighbours(family, k, density, sizes):
 
 
 def ring(n, k):
-    """Returns bool [n, n] that joins i to itself and the k blocks around it (odd k: one more after)."""
+    """Returns bool [n, n]: each joined to itself and the k around it (odd k: one more after it)."""
     distance = (np.arange(n)[None, :] - np.arange(n)[:, None] + k // 2) % n
     return distance <= k
 
@@ -76,8 +76,7 @@ def block_diagonal(
 
     Args:
       n: number of input blocks.
-      size: input blocks per group at most: there are ceil(n / size) groups, which differ by one
-        block if n is not a multiple.
+      size: input blocks per group. There are ceil(n / size) groups, as equal as the sides allow.
       out_blocks: number of output blocks; `n` if left out.
       density: target density, instead of size.
 
@@ -102,7 +101,11 @@ def block_diagonal(
 
 
 def banded(
-    n: int, bandwidth: int | None = None, *, out_blocks: int | None = None, density: float | None = None
+    n: int,
+    bandwidth: int | None = None,
+    *,
+    out_blocks: int | None = None,
+    density: float | None = None,
 ) -> np.ndarray:
     """Joins blocks whose numbers differ by at most `bandwidth`: a ring lattice that is not closed.
 
@@ -134,13 +137,15 @@ def butterfly(
 ) -> np.ndarray:
     """Joins blocks whose numbers, written in base `radix`, differ in at most one digit.
 
-    One hop changes one digit, so any block reaches any other in as many hops as there are digits. If
-    the shorter side is no power of the radix, the pattern of the next power is cut off; that costs
-    no hop, because a way that first lowers digits and then raises them stays inside. Radix 2 is the flat butterfly
-    of Chen et al. (2022), "Pixelated Butterfly: Simple and Efficient Sparse Training for Neural
-    Network Models": the pattern of the fast Fourier transform with all stages laid over each other.
-    Larger radices, which reach higher densities, are those of the flattened butterfly of Kim, Dally
-    and Abts (2007), "Flattened Butterfly: A Cost-Efficient Topology for High-Radix Networks".
+    One hop changes one digit, so any block reaches any other in as many hops as there are digits.
+    If the shorter side is no power of the radix, the pattern of the next power is cut off; that
+    costs no hop, because a way that first lowers digits and then raises others stays inside.
+
+    Radix 2 is the flat butterfly of Chen et al. (2022), "Pixelated Butterfly: Simple and Efficient
+    Sparse Training for Neural Network Models": the stages of the fast Fourier transform laid over
+    each other. Larger radices, which reach higher densities, are those of the flattened butterfly
+    of Kim, Dally and Abts (2007), "Flattened Butterfly: A Cost-Efficient Topology for High-Radix
+    Networks".
 
     Rectangular: the numbers are those of the blocks on the shorter side, or faced there.
 
@@ -172,7 +177,7 @@ def butterfly(
 
 
 def _without_a_digit(n, radix):
-    """Yields, for each digit of the numbers below n, those numbers with that digit set to 0: [n]."""
+    """Yields, for each digit, the numbers below n with that digit set to 0: [n]."""
     numbers = np.arange(n)
     weight = 1
     while weight < n:

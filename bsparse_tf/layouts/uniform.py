@@ -10,7 +10,7 @@ from bsparse_tf.layouts.density import resolve
 from bsparse_tf.layouts.structured import ring
 
 # A connection stays with its block in half of the trades it takes part in, so after this many
-# rounds fewer than 2**-16 of them have never moved; each move is to a random partner.
+# rounds about 2**-16 of them have never moved; each move is to a random partner.
 _TRADING_ROUNDS = 16
 
 
@@ -58,8 +58,8 @@ def random(
         if blocks < least:
             why = " that are self connections" if self_connections else ""
             raise ValueError(
-                f"density must give at least the {least} of {rows} x {columns} blocks{why}, but got "
-                f"{density:g}, which is {blocks}"
+                f"density must give at least the {least} of {rows} x {columns} blocks{why}, "
+                f"but got {density:g}, which is {blocks}"
             )
     rest = blocks - np.count_nonzero(layout)
     free = np.flatnonzero(~layout)

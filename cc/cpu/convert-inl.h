@@ -22,7 +22,7 @@ HWY_INLINE void StoreAs(D d, hn::Vec<D> v, hn::TFromD<D>* p) {
 
 // The bits of v rounded to bfloat16, in the upper halves. Highway's own conversion truncates.
 template <class D>
-HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> RoundedBFloat16Bits(D d, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> RoundedBFloat16Bits(D, hn::Vec<D> v) {
   const hn::Rebind<uint32_t, D> du32;
   const auto bits = hn::BitCast(du32, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du32, 1u));
@@ -47,7 +47,7 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const Float16* p) {
 }
 
 template <class D>
-HWY_INLINE void StoreAs(D d, hn::Vec<D> v, Float16* p) {
+HWY_INLINE void StoreAs(D, hn::Vec<D> v, Float16* p) {
   *p = Narrow<Float16>(hn::GetLane(v));
 }
 

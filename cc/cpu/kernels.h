@@ -39,17 +39,17 @@ struct Product {
   bool accumulate = false;  // adds to C instead of overwriting it
 };
 
-// Copies activations to the type and order they are multiplied in: `out` is (depth, width), or for
-// pairs (depth / 2, width), an odd last number being paired with 0.
+// Copies activations to the type and order they are multiplied in. `out` is (rows, columns), or for
+// pairs (rows / 2, columns): each of them pairs two numbers of one column, an odd last one with 0.
 template <typename T, typename Elem>
 struct Pack {
-  const T* in = nullptr;  // in[d * in_stride + j], transposed: in[j * in_stride + d]
+  const T* in = nullptr;  // in[i * in_stride + j], or transposed: in[j * in_stride + i]
   int64_t in_stride = 0;
+  bool transposed = false;
   Elem* out = nullptr;
   int64_t out_stride = 0;
-  int64_t depth = 0;
-  int64_t width = 0;
-  bool transposed = false;
+  int64_t rows = 0;
+  int64_t columns = 0;
 };
 
 // Rewrites one weight block as (depth, outputs), or (depth / 2, outputs) pairs: rounded to T,

@@ -26,7 +26,7 @@ HWY_INLINE hn::Vec<D> LoadBlocks(D d, const hn::TFromD<D>* p, int64_t distance) 
 }
 
 // Transposes (lanes of D, 4) to (4, lanes of D).
-template <class D, HWY_IF_LANE_SIZE_D(D, 4)>
+template <class D>
 HWY_INLINE void TransposeTile(D d, const float* in, int64_t in_stride, float* out,
                               int64_t out_stride) {
   const hn::Repartition<double, D> d64;
@@ -45,7 +45,7 @@ HWY_INLINE void TransposeTile(D d, const float* in, int64_t in_stride, float* ou
 }
 
 // Transposes (lanes of D, 2) to (2, lanes of D).
-template <class D, HWY_IF_LANE_SIZE_D(D, 8)>
+template <class D>
 HWY_INLINE void TransposeTile(D d, const double* in, int64_t in_stride, double* out,
                               int64_t out_stride) {
   const auto row0 = LoadBlocks(d, in, 2 * in_stride);
@@ -142,14 +142,14 @@ template <typename T, typename Elem>
 void PackActivations(const Pack<T, Elem>& pack) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
     if (pack.transposed) {
-      PairColumns(pack.in, pack.in_stride, pack.width, pack.depth, pack.out, pack.out_stride);
+      PairColumns(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
     } else {
-      PairRows(pack.in, pack.in_stride, pack.depth, pack.width, pack.out, pack.out_stride);
+      PairRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
     }
   } else if (pack.transposed) {
-    TransposeRows(pack.in, pack.in_stride, pack.width, pack.depth, pack.out, pack.out_stride);
+    TransposeRows(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
   } else {
-    CopyRows(pack.in, pack.in_stride, pack.depth, pack.width, pack.out, pack.out_stride);
+    CopyRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
   }
 }
 
@@ -183,10 +183,13 @@ void PrepareWeights(const WeightBlock& block, Elem* out) {
   const int bs = block.block_size;
   const T* w = static_cast<const T*>(block.w);
   alignas(64) T effective[128 * 128];
-  if (block.float32_weights) {
-    EffectiveWeights(static_cast<const float*>(block.w), bs * bs, block.gate, effective);
-    w = effective;
-  } else if (block.gate != 1.0f) {
+  if constexpr (sizeof(T) == 2) {
+    if (block.float32_weights) {
+      EffectiveWeights(static_cast<const float*>(block.w), bs * bs, block.gate, effective);
+      w = effective;
+    }
+  }
+  if (w != effective && block.gate != 1.0f) {
     EffectiveWeights(w, bs * bs, block.gate, effective);
     w = effective;
   }

@@ -72,6 +72,7 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, DType dtype, int block_size
 
 bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, const int32_t* device_tables) {
   bsparse_matmul_plan out{};
+  out.num_blocks = static_cast<int32_t>(plan.num_blocks());
   out.num_items = plan.num_items();
   out.num_splits = plan.num_splits();
   out.num_partials = plan.num_partials();

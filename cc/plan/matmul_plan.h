@@ -40,6 +40,7 @@ class MatmulPlan {
   MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target);
 
   const PlanTarget& target() const { return target_; }
+  int64_t num_blocks() const { return num_entries_; }
   int32_t num_items() const { return num_items_; }
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }

@@ -8,6 +8,7 @@
 #include "cc/kernels/cuda_library.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/xla/calls.h"
+#include "cc/xla/gpu_args.h"
 #include "cc/xla/handler_util.h"
 #include "cuda/bsparse_cuda.h"
 #include "xla/ffi/api/ffi.h"
@@ -71,33 +72,21 @@ ffi::Error RunMatmul(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs ope
   if (api == nullptr) return ffi::Error(ffi::ErrorCode::kUnimplemented, why);
 
   OperandReader operand(operands);
-  bsparse_matmul_args args{};
-  bsparse_dtype weight_dtype;
-  GpuStatus status = ToCudaDType(call.dtype, &args.dtype);
-  if (status.ok()) status = ToCudaDType(call.weight_dtype, &weight_dtype);
-  if (!status.ok()) return ToError(status);
-  args.activation = ToCudaActivation(call.activation);
-  args.block_size = call.block_size;
-  args.feature_axis = call.feature_axis;
-  args.transpose = call.transpose;
-  args.in_blocks = call.transpose ? call.out_blocks : call.in_blocks;
-  args.out_blocks = call.transpose ? call.in_blocks : call.out_blocks;
-  args.allow_tf32 = gpu.allow_tf32;
-  args.batch = call.batch;
-  args.x = operand.Next();
-  args.w = operand.Next();
-  args.gate = static_cast<const float*>(operand.Next(call.has_gate));
-  args.bias = operand.Next(call.has_bias);
-  args.y = y->untyped_data();
+  const void* const x = operand.Next();
+  const void* const w = operand.Next();
+  const void* const gate = operand.Next(call.has_gate);
+  const void* const bias = operand.Next(call.has_bias);
   const auto* const tables = static_cast<const int32_t*>(operand.Next());
   if (operand.missing()) return WrongOperands();
-  args.plan.num_items = gpu.num_items;
-  args.plan.num_splits = gpu.num_splits;
-  args.plan.num_partials = gpu.num_partials;
-  args.plan.batch_tile = gpu.batch_tile;
-  args.plan.items = tables;
-  args.plan.entries = tables + gpu.entries_offset;
-  args.plan.splits = tables + gpu.splits_offset;
+  bsparse_matmul_args args;
+  bsparse_dtype weight_dtype;
+  const GpuStatus status = MatmulArgs(call, gpu, tables, &args, &weight_dtype);
+  if (!status.ok()) return ToError(status);
+  args.x = x;
+  args.w = w;
+  args.gate = static_cast<const float*>(gate);
+  args.bias = bias;
+  args.y = y->untyped_data();
   ScratchCutter cutter(scratch);
   return ToError(
       LaunchMatmul(*api, args, weight_dtype, gpu.num_blocks, cutter.Allocator(), stream));
@@ -114,24 +103,18 @@ ffi::Error RunMatmulDw(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs o
   if (api == nullptr) return ffi::Error(ffi::ErrorCode::kUnimplemented, why);
 
   OperandReader operand(operands);
-  bsparse_matmul_dw_args args{};
-  GpuStatus status = ToCudaDType(call.dtype, &args.dtype);
-  if (status.ok()) status = ToCudaDType(call.out_dtype, &args.out_dtype);
-  if (!status.ok()) return ToError(status);
-  args.block_size = call.block_size;
-  args.feature_axis = call.feature_axis;
-  args.in_blocks = call.in_blocks;
-  args.out_blocks = call.out_blocks;
-  args.allow_tf32 = gpu.allow_tf32;
-  args.batch = call.batch;
-  args.x = operand.Next();
-  args.dy = operand.Next();
-  args.gate = static_cast<const float*>(operand.Next(call.has_gate));
-  args.dw = dw->untyped_data();
-  args.plan.num_blocks = gpu.num_blocks;
-  args.plan.batch_splits = gpu.batch_splits;
-  args.plan.blocks = static_cast<const int32_t*>(operand.Next());
+  const void* const x = operand.Next();
+  const void* const dy = operand.Next();
+  const void* const gate = operand.Next(call.has_gate);
+  const auto* const tables = static_cast<const int32_t*>(operand.Next());
   if (operand.missing()) return WrongOperands();
+  bsparse_matmul_dw_args args;
+  const GpuStatus status = MatmulDwArgs(call, gpu, tables, &args);
+  if (!status.ok()) return ToError(status);
+  args.x = x;
+  args.dy = dy;
+  args.gate = static_cast<const float*>(gate);
+  args.dw = dw->untyped_data();
   ScratchCutter cutter(scratch);
   return ToError(LaunchMatmulDw(*api, args, cutter.Allocator(), stream));
 }

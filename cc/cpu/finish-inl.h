@@ -1,0 +1,116 @@
+// What happens to sums on their way to memory: bias, activation, rounding.
+//
+// Included once for each instruction set, inside its namespace: hence no include guard.
+
+// gelu(x) = x Phi(x). The tail of the normal distribution is
+//   Phi(-t) = exp(-t^2 / 2) s P(s),  s = 1 / (1 + 0.3 t),  t >= 0,
+// with P a minimax polynomial (relative error 4e-9 for t <= 14; beyond that Phi(-t) is below the
+// smallest float32). Unlike (1 + erf) / 2 this loses nothing where x is negative.
+template <class D>
+HWY_INLINE hn::Vec<D> GeluFloat(D d, hn::Vec<D> x) {
+  constexpr float kP[] = {-0.020613231830845163f, 0.11237796444269284f,  -0.2280726481878083f,
+                          0.19158852154408343f,   -0.07925298841209497f, 0.09606083734007358f,
+                          0.07842455145625508f,   0.11022754095484937f,  0.11957281558995295f,
+                          0.11968663537869f};
+  const auto one = hn::Set(d, 1.0f);
+  const auto t = hn::Abs(x);
+  const auto s = hn::Div(one, hn::MulAdd(t, hn::Set(d, 0.3f), one));
+  auto p = hn::Set(d, kP[0]);
+  for (size_t i = 1; i < sizeof(kP) / sizeof(kP[0]); ++i) {
+    p = hn::MulAdd(p, s, hn::Set(d, kP[i]));
+  }
+  const auto exponential = hn::Exp(d, hn::Mul(hn::Mul(t, t), hn::Set(d, -0.5f)));
+  const auto tail =
+      hn::IfThenElseZero(hn::Le(t, hn::Set(d, 13.0f)), hn::Mul(exponential, hn::Mul(s, p)));
+  // A NaN is in x itself, whatever became of the tail.
+  return hn::Mul(x, hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)));
+}
+
+// Float64 is for checking gradients, where precision counts and speed does not.
+template <class D>
+HWY_INLINE hn::Vec<D> GeluDouble(D d, hn::Vec<D> x) {
+  double lanes[hn::MaxLanes(d)];
+  hn::StoreU(x, d, lanes);
+  for (double& lane : lanes) lane *= 0.5 * std::erfc(lane * -0.70710678118654752440);
+  return hn::LoadU(d, lanes);
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> Gelu(D d, hn::Vec<D> x) {
+  if constexpr (std::is_same<hn::TFromD<D>, double>::value) {
+    return GeluDouble(d, x);
+  } else {
+    return GeluFloat(d, x);
+  }
+}
+
+// Not Max(x, 0), which would turn NaN into 0 on some machines.
+template <class D>
+HWY_INLINE hn::Vec<D> Relu(D d, hn::Vec<D> x) {
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
+}
+
+template <typename T, class F>
+void UpdateSums(const Finish<T>& finish, const F& f) {
+  for (int64_t i = 0; i < finish.rows; ++i) {
+    Accumulator<T>* row = finish.sums + i * finish.columns;
+    ForEachVector<Accumulator<T>>(finish.columns, [&](auto d, int64_t j) HWY_ATTR {
+      hn::StoreU(f(d, hn::LoadU(d, row + j), i, j), d, row + j);
+    });
+  }
+}
+
+template <typename Sum, typename T>
+void StoreRows(const Sum* sums, int64_t rows, int64_t columns, T* y, int64_t y_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    ForEachVector<Sum>(columns, [&](auto d, int64_t j) HWY_ATTR {
+      StoreAs(d, hn::LoadU(d, sums + i * columns + j), y + i * y_stride + j);
+    });
+  }
+}
+
+template <typename T>
+void FinishSums(const Finish<T>& finish) {
+  using Sum = Accumulator<T>;
+  if (finish.column_bias != nullptr) {
+    UpdateSums(finish, [&](auto d, auto v, int64_t, int64_t j) HWY_ATTR {
+      return hn::Add(v, LoadAs(d, finish.column_bias + j));
+    });
+  }
+  if (finish.row_bias != nullptr) {
+    UpdateSums(finish, [&](auto d, auto v, int64_t i, int64_t) HWY_ATTR {
+      return hn::Add(v, hn::Set(d, static_cast<Sum>(Widen(finish.row_bias[i]))));
+    });
+  }
+  if (finish.activation == Activation::kRelu) {
+    UpdateSums(finish, [](auto d, auto v, int64_t, int64_t) HWY_ATTR { return Relu(d, v); });
+  }
+  if (finish.activation == Activation::kGelu) {
+    UpdateSums(finish, [](auto d, auto v, int64_t, int64_t) HWY_ATTR { return Gelu(d, v); });
+  }
+  if (!finish.transposed) {
+    StoreRows(finish.sums, finish.rows, finish.columns, finish.y, finish.y_stride);
+  } else if constexpr (std::is_same<T, Sum>::value) {
+    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.y,
+                   finish.y_stride);
+  } else {
+    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.workspace,
+                   finish.rows);
+    StoreRows(finish.workspace, finish.columns, finish.rows, finish.y, finish.y_stride);
+  }
+}
+
+template <typename T, typename Out>
+void ScaleSums(const Accumulator<T>* sums, int64_t size, float scale, Out* out) {
+  using Sum = Accumulator<T>;
+  ForEachVector<Sum>(size, [&](auto d, int64_t i) HWY_ATTR {
+    const auto scaled = hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, static_cast<Sum>(scale)));
+    if constexpr (std::is_same<Sum, double>::value && std::is_same<Out, float>::value) {
+      for (size_t lane = 0; lane < hn::Lanes(d); ++lane) {
+        out[i + lane] = static_cast<float>(sums[i + lane] * static_cast<double>(scale));
+      }
+    } else {
+      StoreAs(d, scaled, out + i);
+    }
+  });
+}

@@ -1,0 +1,121 @@
+// The vector code of every instruction set that Highway dispatches to, and the choice among them.
+
+#include "cc/cpu/kernels.h"
+
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+// Highway's variable-length Arm and RISC-V targets cannot keep vectors in arrays, as our tiles do;
+// SSE4 has no fused multiply-add, and machines of that age take the portable target.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cc/cpu/kernels.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace bsparse {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+#include "cc/cpu/product-inl.h"
+#include "cc/cpu/convert-inl.h"
+#include "cc/cpu/pack-inl.h"
+#include "cc/cpu/finish-inl.h"
+
+template <class D>
+struct MulAddOps {
+  using Elem = hn::TFromD<D>;
+  using Sum = Elem;
+  using V = hn::Vec<D>;
+  using BVector = V;
+  static constexpr int kLanes = hn::MaxLanes(D());
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR
+  static constexpr int kRegisters = 16;
+#else
+  static constexpr int kRegisters = 32;
+#endif
+
+  static HWY_INLINE V Zero() { return hn::Zero(D()); }
+  static HWY_INLINE V Load(const Elem* p) { return hn::LoadU(D(), p); }
+  static HWY_INLINE V LoadSums(const Sum* p) { return hn::LoadU(D(), p); }
+  static HWY_INLINE V Broadcast(const Elem* p) { return hn::Set(D(), *p); }
+  static HWY_INLINE V MulAdd(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
+  static HWY_INLINE V Add(V a, V b) { return hn::Add(a, b); }
+  static HWY_INLINE void Store(V v, Sum* p) { hn::StoreU(v, D(), p); }
+};
+
+template <typename Elem>
+void Multiply(const Product<Elem>& product) {
+  const hn::ScalableTag<Elem> d;
+  if constexpr (hn::MaxLanes(d) > 8) {
+    if (product.columns % hn::MaxLanes(d) != 0) {
+      return MultiplyWith<MulAddOps<hn::CappedTag<Elem, 8>>>(product);
+    }
+  }
+  MultiplyWith<MulAddOps<decltype(d)>>(product);
+}
+
+template <typename T, typename Elem>
+Kernels<T, Elem> KernelsFor(void (*multiply)(const Product<Elem>&)) {
+  return {multiply,       PackActivations<T, Elem>, PrepareWeights<T, Elem>,
+          FinishSums<T>, ScaleSums<T, T>,          ScaleSums<T, float>};
+}
+
+AllKernels ThisTarget() {
+  return {hwy::TargetName(HWY_TARGET),
+          KernelsFor<float, float>(Multiply<float>),
+          KernelsFor<double, double>(Multiply<double>),
+          KernelsFor<Float16, float>(Multiply<float>),
+          KernelsFor<BFloat16, float>(Multiply<float>),
+          KernelsFor<BFloat16, BFloat16Pair>(nullptr)};
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace bsparse
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace bsparse {
+namespace {
+
+// Highway's own choice lives in its library, which Debian has only as a shared one; a wheel should
+// not depend on that for a few bits of CPUID.
+AllKernels Choose() {
+#if HWY_ARCH_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("aes");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw");
+#if HWY_TARGETS & HWY_AVX3
+  if (avx512) {
+    AllKernels kernels = N_AVX3::ThisTarget();
+    kernels.bfloat16_pairs.multiply = PairProduct();
+    if (kernels.bfloat16_pairs.multiply != nullptr) kernels.target = "AVX3_BF16";
+    return kernels;
+  }
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (avx2) return N_AVX2::ThisTarget();
+#endif
+#endif  // HWY_ARCH_X86
+  return HWY_STATIC_DISPATCH(ThisTarget)();
+}
+
+}  // namespace
+
+const AllKernels& BestKernels() {
+  static const AllKernels kernels = Choose();
+  return kernels;
+}
+
+}  // namespace bsparse
+#endif  // HWY_ONCE

@@ -1,0 +1,194 @@
+// Times the CPU products and compares them with this machine's peak.
+//
+//   matmul_benchmark [--threads=1] [--size=2048] [--batch=192] [--density=0.25] [--dtype=float32]
+//                    [--op=forward|dx|dw] [--block_size=32] [--axis=0]
+//
+// Every option left out that has several values takes all of them in turn. Each line is the best of
+// many short windows: on a machine with other work, the others say little.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cc/cpu/matmul.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace bsparse {
+namespace {
+
+double Seconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+// The best time of one call among windows that last about a second in all.
+double BestTime(const std::function<void()>& call) {
+  call();
+  double best = 1e9;
+  const double until = Seconds() + 0.6;
+  for (int i = 0; i < 5 || Seconds() < until; ++i) {
+    const double start = Seconds();
+    call();
+    best = std::min(best, Seconds() - start);
+  }
+  return best;
+}
+
+#if defined(__x86_64__)
+// GFLOP/s of one core that does nothing but fused multiply-adds.
+__attribute__((target("avx512f"))) double MeasuredPeakAvx512() {
+  constexpr int kSteps = 200000, kChains = 12;
+  __m512 sums[kChains];
+  for (__m512& sum : sums) sum = _mm512_set1_ps(0.5f);
+  const __m512 factor = _mm512_set1_ps(0.999f);
+  const double seconds = BestTime([&]() __attribute__((target("avx512f"))) {
+    for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 12
+      for (int c = 0; c < kChains; ++c) sums[c] = _mm512_fmadd_ps(sums[c], factor, factor);
+    }
+    for (__m512& sum : sums) asm volatile("" : "+v"(sum));
+  });
+  return 2.0 * 16 * kChains * kSteps / seconds * 1e-9;
+}
+
+double MeasuredPeak() { return __builtin_cpu_supports("avx512f") ? MeasuredPeakAvx512() : 0; }
+#else
+double MeasuredPeak() { return 0; }
+#endif
+
+// Keeps its threads between calls, as TensorFlow's pool does.
+class Threads {
+ public:
+  explicit Threads(int count) : count_(count) {}
+
+  void Run(int64_t total, const std::function<void(int64_t, int64_t)>& body) const {
+    if (count_ == 1 || total == 1) return body(0, total);
+    std::vector<std::thread> threads;
+    for (int t = 1; t < count_; ++t) {
+      threads.emplace_back([&, t] { body(total * t / count_, total * (t + 1) / count_); });
+    }
+    body(0, total / count_);
+    for (std::thread& thread : threads) thread.join();
+  }
+
+ private:
+  int count_;
+};
+
+struct Case {
+  std::string op;
+  DType dtype;
+  int block_size, feature_axis;
+};
+
+void Measure(const Case& c, int64_t size, int64_t batch, double density, int num_threads,
+             double peak) {
+  const int blocks_across = static_cast<int>(size / c.block_size);
+  std::mt19937 random(1);
+  std::bernoulli_distribution keep(density);
+  std::vector<int32_t> coords;
+  for (int k = 0; k < blocks_across; ++k) {
+    for (int r = 0; r < blocks_across; ++r) {
+      if (keep(random)) coords.insert(coords.end(), {r, k});
+    }
+  }
+  const int64_t blocks = static_cast<int64_t>(coords.size()) / 2;
+  const BlockIndex index({coords.data(), blocks, blocks_across, blocks_across}, c.op == "dx");
+  // Any bits that are ordinary numbers will do: 0x3c is the upper byte of small ones in every type.
+  const size_t width = c.dtype == DType::kFloat32 ? 4 : c.dtype == DType::kFloat64 ? 8 : 2;
+  std::vector<char> x(size * batch * width, 0x3c), y(x), w(blocks * c.block_size * c.block_size * width, 0x3c);
+  const Threads threads(num_threads);
+  const ParallelFor parallel_for = [&](int64_t total, int64_t,
+                                       const std::function<void(int64_t, int64_t)>& body) {
+    threads.Run(total, body);
+  };
+  double seconds;
+  if (c.op == "dw") {
+    CpuMatmulDwArgs args;
+    args.dtype = args.out_dtype = c.dtype;
+    args.block_size = c.block_size;
+    args.feature_axis = c.feature_axis;
+    args.batch = batch;
+    args.index = &index;
+    args.x = x.data();
+    args.dy = y.data();
+    args.dw = w.data();
+    seconds = BestTime([&] { CpuMatmulDw(args, parallel_for); });
+  } else {
+    CpuMatmulArgs args;
+    args.dtype = args.weight_dtype = c.dtype;
+    args.block_size = c.block_size;
+    args.feature_axis = c.feature_axis;
+    args.transpose = c.op == "dx";
+    args.batch = batch;
+    args.index = &index;
+    args.x = x.data();
+    args.w = w.data();
+    args.y = y.data();
+    seconds = BestTime([&] { CpuMatmul(args, parallel_for); });
+  }
+  const double gigaflops =
+      2.0 * blocks * c.block_size * c.block_size * batch / seconds * 1e-9;
+  const char* names[] = {"float32", "float16", "bfloat16", "float64"};
+  std::printf("%-8s %-8s block %3d axis %d batch %4d density %5.3f: %8.3f ms %7.1f GF %6.1f%%\n",
+              names[static_cast<int>(c.dtype)], c.op.c_str(), c.block_size, c.feature_axis,
+              static_cast<int>(batch), density, 1e3 * seconds, gigaflops,
+              100 * gigaflops / (peak * num_threads));
+  std::fflush(stdout);
+}
+
+std::string Option(int argc, char** argv, const std::string& name, const std::string& otherwise) {
+  const std::string prefix = "--" + name + "=";
+  for (int i = 1; i < argc; ++i) {
+    if (std::strncmp(argv[i], prefix.c_str(), prefix.size()) == 0) return argv[i] + prefix.size();
+  }
+  return otherwise;
+}
+
+bool Takes(const std::string& chosen, const std::string& value) {
+  return ("," + chosen + ",").find("," + value + ",") != std::string::npos;
+}
+
+int Main(int argc, char** argv) {
+  const auto option = [&](const char* name, const char* otherwise) {
+    return Option(argc, argv, name, otherwise);
+  };
+  const double peak = MeasuredPeak();
+  std::printf("kernels: %s; peak of one core: %.1f GF of float32\n", CpuTargetName(), peak);
+  const std::pair<const char*, DType> dtypes[] = {{"float32", DType::kFloat32},
+                                                  {"bfloat16", DType::kBFloat16},
+                                                  {"float16", DType::kFloat16},
+                                                  {"float64", DType::kFloat64}};
+  for (const auto& [name, dtype] : dtypes) {
+    if (!Takes(option("dtype", "float32,bfloat16"), name)) continue;
+    for (const char* op : {"forward", "dx", "dw"}) {
+      if (!Takes(option("op", "forward,dx,dw"), op)) continue;
+      for (const int axis : {0, 1}) {
+        if (!Takes(option("axis", "0,1"), std::to_string(axis))) continue;
+        for (const int block_size : kBlockSizes) {
+          if (!Takes(option("block_size", "8,16,32,64,128"), std::to_string(block_size))) continue;
+          Measure({op, dtype, block_size, axis}, std::atoll(option("size", "2048").c_str()),
+                  std::atoll(option("batch", "192").c_str()),
+                  std::atof(option("density", "0.25").c_str()),
+                  std::atoi(option("threads", "1").c_str()), peak);
+        }
+      }
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace bsparse
+
+int main(int argc, char** argv) { return bsparse::Main(argc, argv); }
