@@ -14,22 +14,20 @@ def _first(ctx, dirs, name, package):
             return path
     fail("%s is not installed: no %s in %s; run tools/setup" % (package, name, ", ".join(dirs)))
 
+# Headers alone: what we use of Highway is in them, and Debian's library is a shared one, which a
+# wheel's user may lack.
 _HIGHWAY_BUILD = """
 cc_library(
     name = "hwy",
     hdrs = glob(["include/hwy/**/*.h"]),
     includes = ["include"],
-    linkopts = ["-l:{library}"],
     visibility = ["//visibility:public"],
 )
 """
 
 def _highway_configure_impl(ctx):
     ctx.symlink(_first(ctx, _INCLUDE_DIRS, "hwy", "libhwy-dev"), "include/hwy")
-
-    # Debian and Ubuntu have the shared library only. A wheel carries a copy (tools/wheel).
-    library = _first(ctx, _library_dirs(ctx), "libhwy.so", "libhwy-dev")
-    ctx.file("BUILD", _HIGHWAY_BUILD.format(library = library.basename))
+    ctx.file("BUILD", _HIGHWAY_BUILD)
 
 highway_configure = repository_rule(implementation = _highway_configure_impl, local = True)
 

@@ -347,7 +347,7 @@ def test_wrong_features_show_both_readings(shape, feature_axis, message, graph):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"w": np.ones((5, 8, 8), "float32")}, ValueError, r"w has shape \(5, 8, 8\); .*\(6, 8, 8\)"),
+        ({"w": np.ones((5, 8, 8), "float32")}, ValueError, r"w has shape \(5, .*\(6, 8, 8\)"),
         ({"w": np.ones((6, 8), "float32")}, ValueError, "w has shape"),
         ({"w": np.ones((6, 8, 8), "float16")}, TypeError, "w has dtype float16 and x float32"),
         ({"w": np.ones((6, 8, 8), "float64")}, TypeError, "w has dtype float64"),

@@ -5,6 +5,7 @@ sums over a gate) may be fused and so rounded otherwise: there, closeness is ask
 """
 
 import concurrent.futures
+import os
 import subprocess
 import sys
 
@@ -180,6 +181,21 @@ def test_large_enough_for_threads():
     _assert_same_bits(
         lambda x, w, dy: (ops.matmul(x, w, **p.kwargs), ops.matmul_dw(x, dy, **p.kwargs)), x, w, dy
     )
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_follows_the_switch(allowed):
+    p = _problem(batch=64)
+    x, w, dy, _, _ = _inputs(p)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    try:
+        _assert_same_bits(
+            lambda x, w, dy: (ops.matmul(x, w, **p.kwargs), ops.matmul_dw(x, dy, **p.kwargs)),
+            x, w, dy,
+        )  # fmt: skip
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def test_special_values_travel():
@@ -372,7 +388,13 @@ y = tf.function(lambda x: ops.matmul(x, tf.ones([1, 8, 8]), np.array([[0, 0]], n
                 block_size=8, in_blocks=1, out_blocks=1), jit_compile=True)(tf.ones([2, 8]))
 assert (y.numpy() == 8).all(), y
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    # Away from a GPU, whose memory this process holds already.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, env=environment)
 
 
 # ---- bad input ----
@@ -381,6 +403,7 @@ assert (y.numpy() == 8).all(), y
 def test_errors_name_the_argument():
     p = _problem()
     x, w, dy, gate, bias = _inputs(p)
+
     # Shapes unknown while tracing, so that the XLA kernel is the first to see them.
     def late(tensor):
         return tf.TensorSpec(None, tensor.dtype)

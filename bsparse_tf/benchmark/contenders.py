@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 from bsparse_tf import ops
@@ -145,9 +144,13 @@ def tf_sparse(problem: Problem) -> Contender | None:
 
 def scipy_bsr(problem: Problem) -> Contender | None:
     """scipy.sparse.bsr_matrix @ dense. SciPy has no product that gives only the stored blocks, so
-    dw has no contender; and no 16-bit floats."""
+    dw has no contender; and no 16-bit floats. None, too, where SciPy is not installed."""
     cell = problem.cell
     if cell.dtype != "float32" or cell.direction == "dw":
+        return None
+    try:
+        import scipy.sparse  # not a dependency of this package
+    except ImportError:
         return None
     bs = cell.block_size
     transpose = cell.direction == "dx"

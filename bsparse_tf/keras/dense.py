@@ -195,8 +195,8 @@ class BlockSparseDense(keras.layers.Layer):
         saved = (config or {}).get("layout_digest")
         if saved and saved != layouts.digest(self.matmul.layout):
             raise ValueError(
-                f"layer {self.name}: layout {self.layout!r} gives another pattern than the one that "
-                "the saved weights belong to; give the layer that layout as an array"
+                f"layer {self.name}: layout {self.layout!r} gives another pattern than the one "
+                "that the saved weights belong to; give the layer that layout as an array"
             )
 
     # Dense and back.

@@ -91,11 +91,11 @@ void FinishSums(const Finish<T>& finish) {
   if (!finish.transposed) {
     StoreRows(finish.sums, finish.rows, finish.columns, finish.y, finish.y_stride);
   } else if constexpr (std::is_same<T, Sum>::value) {
-    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.y,
-                   finish.y_stride);
+    TransposeLanes<16>(finish.sums, finish.columns, finish.rows, finish.columns, finish.y,
+                       finish.y_stride);
   } else {
-    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.workspace,
-                   finish.rows);
+    TransposeLanes<16>(finish.sums, finish.columns, finish.rows, finish.columns,
+                       finish.workspace, finish.rows);
     StoreRows(finish.workspace, finish.columns, finish.rows, finish.y, finish.y_stride);
   }
 }

@@ -1,71 +1,185 @@
+#include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cc/cpu/dtype.h"
+#include "cc/cpu/kernels.h"
 #include "cc/cpu/matmul.h"
+#include "cc/cpu/partition.h"
+#include "cc/cpu/scratch.h"
 
 namespace bsparse {
 namespace {
 
-template <typename T, typename Out>
-void OuterProducts(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for) {
-  using Acc = Accumulator<T>;
-  const BlockIndex& index = *args.index;
-  const int64_t bs = args.block_size;
-  const int64_t in = bs * index.in_blocks(), out = bs * index.out_blocks();
-  const bool rows = args.feature_axis == 1;
-  const T* x = static_cast<const T*>(args.x);
-  const T* dy = static_cast<const T*>(args.dy);
-  Out* dw = static_cast<Out*>(args.dw);
-  const int64_t x_batch = rows ? in : 1, x_feature = rows ? 1 : args.batch;
-  const int64_t dy_batch = rows ? out : 1, dy_feature = rows ? 1 : args.batch;
+// The batch is summed over in rounds of at most this much: what a round packs stays in the shared
+// cache, and no chain of additions gets long (see product-inl.h).
+constexpr int64_t kRoundBatch = 512;
+constexpr int64_t kPackedFeatures = 128;  // of a unit of packing
 
-  parallel_for(index.out_blocks(), 1000 * args.batch * bs, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> sums(bs * bs);
-    for (int64_t k = begin; k < end; ++k) {
-      for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
-        const BlockIndex::Entry& entry = index.entries()[e];
-        const float gate = args.gate == nullptr ? 1.0f : args.gate[entry.weight_block];
-        Out* block = dw + entry.weight_block * bs * bs;
-        sums.assign(bs * bs, 0);
-        if (gate != 0) {
-          for (int64_t n = 0; n < args.batch; ++n) {
-            for (int64_t i = 0; i < bs; ++i) {
-              const Acc value = Widen(x[n * x_batch + (entry.in_block * bs + i) * x_feature]);
-              for (int64_t j = 0; j < bs; ++j) {
-                sums[i * bs + j] += value * Widen(dy[n * dy_batch + (k * bs + j) * dy_feature]);
-              }
-            }
-          }
-        }
-        for (int64_t i = 0; i < bs * bs; ++i) {
-          block[i] = Store<Out>(gate == 0 ? Acc{0} : sums[i] * static_cast<Acc>(gate));
-        }
+// One call. For each round of the batch, x and dy are packed into panels (blocks, batch, bs), so
+// that whatever the feature axis, a block of dw is the product of two panels that are read from one
+// end to the other.
+template <typename T, typename Elem, typename Out>
+class MatmulDw {
+ public:
+  using Scale = void (*)(const Accumulator<T>* sums, int64_t size, float scale, Out* out);
+
+  MatmulDw(const CpuMatmulDwArgs& args, const Kernels<T, Elem>& kernels, Scale scale,
+           const ParallelFor& parallel_for)
+      : args_(args),
+        kernels_(kernels),
+        scale_(scale),
+        parallel_for_(parallel_for),
+        index_(*args.index),
+        bs_(args.block_size),
+        batch_(args.batch),
+        features_last_(args.feature_axis == 1) {
+    columns_.reserve(index_.num_blocks());
+    for (int32_t k = 0; k < index_.out_blocks(); ++k) {
+      columns_.insert(columns_.end(), index_.offsets()[k + 1] - index_.offsets()[k], k);
+    }
+  }
+
+  void Run() const {
+    if (batch_ == 0) {
+      std::fill_n(static_cast<Out*>(args_.dw), index_.num_blocks() * bs_ * bs_, Out{});
+      return;
+    }
+    const Pieces rounds(batch_, kRoundBatch, kPairing);
+    const int64_t panel = CeilDiv(std::min(batch_, kRoundBatch), kPairing) * bs_;
+    const Scratch<Elem> x(index_.in_blocks() * panel), dy(index_.out_blocks() * panel);
+    // Sums outlive a round only if there are several, and dw itself cannot hold them.
+    const bool keeps_sums = rounds.count > 1 && !kSumsInDw;
+    const Scratch<Sum> kept_sums(keeps_sums ? index_.num_blocks() * bs_ * bs_ : 0);
+    for (int64_t r = 0; r < rounds.count; ++r) {
+      const Round round{rounds.Begin(r), rounds.End(r), r == 0, r + 1 == rounds.count};
+      PackPanels(round, args_.x, index_.in_blocks(), x.get());
+      PackPanels(round, args_.dy, index_.out_blocks(), dy.get());
+      AddProducts(round, x.get(), dy.get(), keeps_sums ? kept_sums.get() : nullptr);
+    }
+  }
+
+ private:
+  using Sum = Accumulator<T>;
+  static constexpr int64_t kPairing = std::is_same<Elem, BFloat16Pair>::value ? 2 : 1;
+  static constexpr bool kSumsInDw = std::is_same<Sum, Out>::value;
+
+  struct Round {
+    int64_t depth() const { return CeilDiv(end - begin, kPairing); }
+
+    int64_t begin, end;  // of the batch
+    bool first, last;
+  };
+
+  float Gate(int64_t weight_block) const {
+    return args_.gate == nullptr ? 1.0f : args_.gate[weight_block];
+  }
+
+  void PackPanels(const Round& round, const void* activations, int64_t blocks, Elem* panels) const;
+  void AddProducts(const Round& round, const Elem* x, const Elem* dy, Sum* kept_sums) const;
+
+  const CpuMatmulDwArgs& args_;
+  const Kernels<T, Elem>& kernels_;
+  const Scale scale_;
+  const ParallelFor& parallel_for_;
+  const BlockIndex& index_;
+  const int64_t bs_, batch_;
+  const bool features_last_;
+  std::vector<int32_t> columns_;  // the output column of each entry of the index
+};
+
+template <typename T, typename Elem, typename Out>
+void MatmulDw<T, Elem, Out>::PackPanels(const Round& round, const void* activations,
+                                        int64_t blocks, Elem* panels) const {
+  const T* in = static_cast<const T*>(activations);
+  Pack<T, Elem> pack;
+  pack.in_stride = features_last_ ? blocks * bs_ : batch_;
+  pack.transposed = !features_last_;
+  pack.out_stride = bs_;
+  pack.rows = round.end - round.begin;
+  pack.columns = bs_;
+  const int64_t blocks_of_unit = std::max<int64_t>(kPackedFeatures / bs_, 1);
+  parallel_for_(CeilDiv(blocks, blocks_of_unit), pack.rows * blocks_of_unit * bs_,
+                [&](int64_t first, int64_t last) {
+                  Pack<T, Elem> one = pack;
+                  const int64_t end = std::min(last * blocks_of_unit, blocks);
+                  for (int64_t block = first * blocks_of_unit; block < end; ++block) {
+                    one.in = features_last_ ? in + round.begin * one.in_stride + block * bs_
+                                            : in + block * bs_ * one.in_stride + round.begin;
+                    one.out = panels + block * round.depth() * bs_;
+                    kernels_.pack(one);
+                  }
+                });
+}
+
+// dw[b] += x[c]^T dy[k] over a round of the batch; the last one scales by the gate and rounds.
+template <typename T, typename Elem, typename Out>
+void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* x, const Elem* dy,
+                                         Sum* kept_sums) const {
+  const int64_t block_size = bs_ * bs_;
+  const int64_t panel = round.depth() * bs_;
+  parallel_for_(index_.num_blocks(), block_size * (round.depth() + 8) / 16,
+                [&](int64_t first, int64_t last) {
+    const Scratch<Sum> scratch(block_size);
+    for (int64_t e = first; e < last; ++e) {
+      const BlockIndex::Entry& entry = index_.entries()[e];
+      Out* dw = static_cast<Out*>(args_.dw) + entry.weight_block * block_size;
+      const float gate = Gate(entry.weight_block);
+      if (gate == 0.0f) {
+        std::fill(dw, dw + block_size, Out{});
+        continue;
       }
+      Sum* sums = kept_sums != nullptr ? kept_sums + entry.weight_block * block_size
+                                       : scratch.get();
+      if constexpr (kSumsInDw) sums = dw;
+      const typename Product<Elem>::Part part{entry.in_block * panel, columns_[e] * panel};
+      Product<Elem> product;
+      product.parts = &part;
+      product.num_parts = 1;
+      product.depth = round.depth();
+      product.a = x;
+      product.a_row_stride = 1;
+      product.a_depth_stride = bs_;
+      product.b = dy;
+      product.b_stride = bs_;
+      product.c = sums;
+      product.c_stride = bs_;
+      product.rows = bs_;
+      product.columns = bs_;
+      product.wide = true;
+      product.accumulate = !round.first;
+      kernels_.multiply(product);
+      if (round.last && (!kSumsInDw || gate != 1.0f)) scale_(sums, block_size, gate, dw);
     }
   });
 }
 
-template <typename T>
-void OuterProductsAs(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for) {
+template <typename T, typename Elem>
+void RunMatmulDw(const CpuMatmulDwArgs& args, const Kernels<T, Elem>& kernels,
+                 const ParallelFor& parallel_for) {
   if (args.out_dtype == args.dtype) {
-    OuterProducts<T, T>(args, parallel_for);
+    MatmulDw<T, Elem, T>(args, kernels, kernels.scale, parallel_for).Run();
   } else {
-    OuterProducts<T, float>(args, parallel_for);
+    MatmulDw<T, Elem, float>(args, kernels, kernels.scale_to_float, parallel_for).Run();
   }
 }
 
 }  // namespace
 
 void CpuMatmulDw(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for) {
+  const AllKernels& kernels = BestKernels();
   switch (args.dtype) {
     case DType::kFloat32:
-      return OuterProductsAs<float>(args, parallel_for);
+      return RunMatmulDw(args, kernels.float32, parallel_for);
     case DType::kFloat16:
-      return OuterProductsAs<Float16>(args, parallel_for);
+      return RunMatmulDw(args, kernels.float16, parallel_for);
     case DType::kBFloat16:
-      return OuterProductsAs<BFloat16>(args, parallel_for);
+      if (kernels.bfloat16_pairs.multiply != nullptr) {
+        return RunMatmulDw(args, kernels.bfloat16_pairs, parallel_for);
+      }
+      return RunMatmulDw(args, kernels.bfloat16, parallel_for);
     case DType::kFloat64:
-      return OuterProductsAs<double>(args, parallel_for);
+      return RunMatmulDw(args, kernels.float64, parallel_for);
   }
 }
 

@@ -55,21 +55,39 @@ HWY_INLINE void TransposeTile(D d, const double* in, int64_t in_stride, double* 
 }
 #endif  // HWY_TARGET != HWY_SCALAR
 
-// out[j * out_stride + i] = in[i * in_stride + j]
-template <typename Lane>
+#if HWY_TARGET != HWY_SCALAR
+// Transposes from row i on as long as there are as many rows as D has lanes, and returns where it
+// stopped. The number of columns must be a multiple of a 128-bit block.
+template <class D>
+int64_t TransposeStrips(D d, const hn::TFromD<D>* in, int64_t in_stride, int64_t i, int64_t rows,
+                        int64_t columns, hn::TFromD<D>* out, int64_t out_stride) {
+  constexpr int64_t kTileRows = hn::MaxLanes(D());
+  constexpr int64_t kTileColumns = 16 / sizeof(hn::TFromD<D>);
+  for (; i + kTileRows <= rows; i += kTileRows) {
+    for (int64_t j = 0; j < columns; j += kTileColumns) {
+      TransposeTile(d, in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride);
+    }
+  }
+  return i;
+}
+#endif
+
+// out[j * out_stride + i] = in[i * in_stride + j]. kLanes is the most rows to take at a time: 16 give
+// whole cache lines of output, but 8 are better where the input's stride may be a large power of
+// two, as more lines than that would drive each other out of an 8-way cache.
+template <int kLanes, typename Lane>
 void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t columns, Lane* out,
                     int64_t out_stride) {
   int64_t full_rows = 0, full_columns = 0;
 #if HWY_TARGET != HWY_SCALAR
-  const hn::CappedTag<Lane, 16> d;
-  constexpr int64_t kTileRows = hn::MaxLanes(d), kTileColumns = 16 / sizeof(Lane);
-  full_rows = rows / kTileRows * kTileRows;
-  full_columns = columns / kTileColumns * kTileColumns;
-  for (int64_t i = 0; i < full_rows; i += kTileRows) {
-    for (int64_t j = 0; j < full_columns; j += kTileColumns) {
-      TransposeTile(d, in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride);
-    }
-  }
+  constexpr int64_t kBlock = 16 / sizeof(Lane);  // lanes of 128 bits
+  full_columns = columns / kBlock * kBlock;
+  const auto strips = [&](auto d) HWY_ATTR {
+    full_rows = TransposeStrips(d, in, in_stride, full_rows, rows, full_columns, out, out_stride);
+  };
+  if constexpr (kLanes > 8) strips(hn::CappedTag<Lane, 4 * kBlock>());
+  strips(hn::CappedTag<Lane, 2 * kBlock>());
+  strips(hn::CappedTag<Lane, kBlock>());
 #endif
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = i < full_rows ? full_columns : 0; j < columns; ++j) {
@@ -78,11 +96,11 @@ void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t col
   }
 }
 
-template <typename T, typename Out>
+template <int kLanes, typename T, typename Out>
 void TransposeRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns, Out* out,
                    int64_t out_stride) {
   if constexpr (std::is_same<T, Out>::value) {
-    TransposeLanes(in, in_stride, rows, columns, out, out_stride);
+    TransposeLanes<kLanes>(in, in_stride, rows, columns, out, out_stride);
   } else {  // widened a piece at a time
     constexpr int64_t kRows = 16, kColumns = 64;
     alignas(64) Out wide[kRows * kColumns];
@@ -91,8 +109,8 @@ void TransposeRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns
       for (int64_t j = 0; j < columns; j += kColumns) {
         const int64_t piece_columns = HWY_MIN(kColumns, columns - j);
         CopyRows(in + i * in_stride + j, in_stride, piece_rows, piece_columns, wide, kColumns);
-        TransposeLanes(wide, kColumns, piece_rows, piece_columns, out + j * out_stride + i,
-                       out_stride);
+        TransposeLanes<16>(wide, kColumns, piece_rows, piece_columns, out + j * out_stride + i,
+                           out_stride);
       }
     }
   }
@@ -118,12 +136,13 @@ inline void PairRows(const BFloat16* in, int64_t in_stride, int64_t rows, int64_
 }
 
 // out[p * out_stride + i] pairs in[i * in_stride + 2 p] with the number to the right of it, or 0.
-inline void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t columns,
+template <int kLanes>
+void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t columns,
                         BFloat16Pair* out, int64_t out_stride) {
   // Pairs as they lie in memory are moved like floats; a float's bits do not change on the way.
   if (in_stride % 2 == 0) {
-    TransposeLanes(reinterpret_cast<const float*>(in), in_stride / 2, rows, columns / 2,
-                   reinterpret_cast<float*>(out), out_stride);
+    TransposeLanes<kLanes>(reinterpret_cast<const float*>(in), in_stride / 2, rows, columns / 2,
+                           reinterpret_cast<float*>(out), out_stride);
   } else {
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t p = 0; p < columns / 2; ++p) {
@@ -142,12 +161,12 @@ template <typename T, typename Elem>
 void PackActivations(const Pack<T, Elem>& pack) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
     if (pack.transposed) {
-      PairColumns(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
+      PairColumns<8>(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
     } else {
       PairRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
     }
   } else if (pack.transposed) {
-    TransposeRows(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
+    TransposeRows<8>(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
   } else {
     CopyRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
   }
@@ -167,12 +186,12 @@ template <typename T, typename Elem>
 void PrepareBlock(const T* w, int bs, bool transposed, Elem* out) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
     if (transposed) {
-      PairColumns(w, bs, bs, bs, out, bs);
+      PairColumns<16>(w, bs, bs, bs, out, bs);
     } else {
       PairRows(w, bs, bs, bs, out, bs);
     }
   } else if (transposed) {
-    TransposeRows(w, bs, bs, bs, out, bs);
+    TransposeRows<16>(w, bs, bs, bs, out, bs);
   } else {
     CopyRows(w, bs, bs, bs, out, bs);
   }

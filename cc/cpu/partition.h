@@ -30,17 +30,19 @@ inline std::vector<int32_t> RunsOfColumns(const BlockIndex& index, int64_t block
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// [0, total) in `count` pieces that differ by at most one `multiple`.
+// [0, total) in pieces of about equal size, each at most `largest` and, but for the end of the last,
+// a multiple of `multiple`.
 struct Pieces {
   Pieces(int64_t total, int64_t largest, int64_t multiple)
-      : total(total), multiple(multiple), count(CeilDiv(total, largest)) {}
+      : total(total),
+        multiple(multiple),
+        units(CeilDiv(total, multiple)),
+        count(CeilDiv(units, largest / multiple)) {}
 
-  int64_t Begin(int64_t i) const {
-    return std::min(CeilDiv(total, multiple) * i / count * multiple, total);
-  }
+  int64_t Begin(int64_t i) const { return std::min(units * i / count * multiple, total); }
   int64_t End(int64_t i) const { return Begin(i + 1); }
 
-  int64_t total, multiple, count;
+  int64_t total, multiple, units, count;
 };
 
 }  // namespace bsparse

@@ -112,11 +112,12 @@ HWY_INLINE void MultiplyTileOfAtMost(const Product<typename Ops::Elem>& p, int64
   MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0);
 }
 
-// A's rows are rows of activations, and C is narrow. Six rows at a time, as activations often have
-// a large power of two for a stride: more rows would fall on the same set of an 8-way cache.
+// A's rows are rows of activations, and C is narrow. Few rows at a time, as activations often have a
+// large power of two for a stride: more rows would fall on the same set of an 8-way cache. Eight
+// where there are but eight chains of sums, which hide the latency of an addition.
 template <class Ops, int kVectors>
 HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
-  constexpr int kMaxRows = 6;
+  constexpr int kMaxRows = kVectors == 1 ? 8 : 6;
   const int64_t groups = (p.rows + kMaxRows - 1) / kMaxRows;
   int64_t i0 = 0;
   for (int64_t group = 0; group < groups; ++group) {  // groups of about equal size

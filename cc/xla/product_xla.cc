@@ -35,9 +35,17 @@ PartialDims Dims(const xla::Shape& shape) {
 }
 
 absl::Status ToStatus(const GpuStatus& status) {
-  if (status.ok()) return absl::OkStatus();
-  return status.code == BSPARSE_UNSUPPORTED ? absl::UnimplementedError(status.message)
-                                            : absl::InternalError(status.message);
+  switch (status.code) {
+    case BSPARSE_OK:
+      return absl::OkStatus();
+    case BSPARSE_INVALID_ARGUMENT:
+      return absl::InvalidArgumentError(status.message);
+    case BSPARSE_UNSUPPORTED:
+      return absl::UnimplementedError(status.message);
+    case BSPARSE_CUDA_ERROR:
+      break;
+  }
+  return absl::InternalError(status.message);
 }
 
 absl::Status FindCudaLibrary(const bsparse_cuda_api** api) {

@@ -1,0 +1,386 @@
+"""The CUDA kernels through their C API, without TensorFlow, in every cell.
+
+Truth is float64 NumPy on the dense weights. A result may err at most 2x (matmul) or 3x (weight
+gradient) as much as the dense product in the same precision does; the dense error is taken over
+a larger batch of the same numbers, since a handful of elements can be right by chance.
+
+    pytest tests/cuda_api_test.py        or        python tests/cuda_api_test.py [-k words]
+"""
+
+import ctypes
+import itertools
+import sys
+
+import numpy as np
+import pytest
+
+import cuda_binding as cuda
+
+torch = cuda.torch
+pytestmark = pytest.mark.skipif(cuda.unavailable() is not None, reason=str(cuda.unavailable()))
+
+BLOCK_SIZES = (8, 16, 32, 64, 128)
+MODES = ("bfloat16", "float16", "float32", "tf32")  # float32: exact; tf32: float32 storage
+FORWARD, BACKWARD = 2.0, 3.0
+MANY = 256  # batch entries that the dense error is taken over
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return cuda.Kernels()
+
+
+def on_gpu(array, mode):
+    return torch.tensor(np.asarray(array), dtype=torch.float64).to(cuda.torch_dtype(mode)).cuda()
+
+
+def float64(tensor):
+    return tensor.double().cpu().numpy()
+
+
+def guarded(shape, dtype):
+    """A NaN-filled tensor between guards; the second result checks that the guards are whole."""
+    guard = 1024
+    size = int(np.prod(shape))
+    whole = torch.full((size + 2 * guard,), float("nan"), dtype=dtype, device="cuda")
+    whole[:guard] = 7.0
+    whole[guard + size:] = 7.0
+
+    def check():
+        assert bool((whole[:guard] == 7.0).all()), "wrote before the output"
+        assert bool((whole[guard + size:] == 7.0).all()), "wrote behind the output"
+
+    return whole[guard:guard + size].view(shape), check
+
+
+def dense_matrix(layout, w, block_size):
+    """float64 [C, K] from blocks, by plain loops."""
+    dense = np.zeros((layout.shape[0] * block_size, layout.shape[1] * block_size))
+    for block, (c, k) in zip(w, np.argwhere(layout)):
+        rows = slice(c * block_size, (c + 1) * block_size)
+        dense[rows, k * block_size:(k + 1) * block_size] = block
+    return dense
+
+
+def low_precision_product(a, b, mode):
+    """What dense hardware gives: float32 accumulation, operands exact in the mode's dtype."""
+    torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
+    product = (torch.tensor(a, dtype=torch.float32).cuda()
+               @ torch.tensor(b, dtype=torch.float32).cuda())
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return product
+
+
+def activate(z, activation):
+    """float64 NumPy."""
+    if activation == "relu":
+        return np.maximum(z, 0.0)
+    if activation == "gelu":
+        return float64(torch.nn.functional.gelu(torch.tensor(z)))
+    return z
+
+
+def norms(difference):
+    if difference.size == 0:
+        return 0.0, 0.0
+    return np.sqrt(np.mean(np.square(difference))), np.abs(difference).max()
+
+
+def assert_as_accurate(result, truth, dense_difference, factor, scale):
+    assert result.shape == truth.shape
+    assert np.isfinite(result).all(), "result is not finite: something was not written"
+    for name, ours, theirs in zip(("rms", "largest"), norms(result - truth),
+                                  norms(dense_difference)):
+        limit = factor * theirs + np.finfo(np.float32).eps * scale
+        assert ours <= limit, f"{name} error {ours:.3g}, dense errs {theirs:.3g}"
+
+
+def random_layout(rng, shape, density):
+    layout = rng.random(shape) < density
+    if shape[1] > 2:
+        layout[:, 1] = False  # a column without blocks
+    if shape[0] > 1:
+        layout[:, 0] = True  # a hub column
+    return layout
+
+
+def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, seed=0,
+                 shape=None, density=0.4, segment=None, use_gate=False, use_bias=False,
+                 activation="none", misaligned=False):
+    rng = np.random.default_rng(seed)
+    layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
+    inputs, outputs = (n * block_size for n in (layout.shape[::-1] if transpose else layout.shape))
+    w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), mode)
+    gate = rng.choice([0.0, 0.5, 1.0], len(w)) if use_gate else None
+    many = max(batch, MANY)
+    x = on_gpu(rng.standard_normal((many, inputs)), mode)
+    bias = on_gpu(rng.standard_normal(outputs) * 3, mode) if use_bias else None
+
+    prepared, gate_gpu = w, None
+    if use_gate:
+        gate_gpu = torch.tensor(gate, dtype=torch.float32).cuda()
+        w = w.clone()
+        w[torch.tensor(gate == 0).cuda()] = float("nan")  # must not travel
+        prepared = torch.empty_like(w)
+        kernels.prepare_weights(w, prepared, gate_gpu)
+    dense = dense_matrix(layout, float64(prepared), block_size)
+    dense = dense.T if transpose else dense
+    add = float64(bias) if use_bias else 0.0
+    truth = activate(float64(x) @ dense + add, activation)
+    rough = float64(low_precision_product(float64(x), dense, mode))
+    rough = float64(on_gpu(activate(rough + add, activation), mode))
+
+    x_in = x[:batch] if feature_axis == 1 else x[:batch].t()
+    storage = torch.empty(x_in.numel() + 1, dtype=x.dtype, device="cuda")
+    offset = int(misaligned)
+    x_in = storage[offset:offset + x_in.numel()].view(x_in.shape).copy_(x_in)
+    y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
+    tile = kernels.tile(mode, block_size, batch)
+    plan = cuda.matmul_plan(layout, tile.batch_tile, transpose, segment)
+    call = kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x_in,
+                                  prepared, y, transpose, gate_gpu, bias, activation, batch=batch)
+    call()
+    torch.cuda.synchronize()
+    check_guards()
+    result = float64(y if feature_axis == 1 else y.t())
+    assert_as_accurate(result, truth[:batch], rough - truth, FORWARD, np.abs(truth).max())
+    first = y.clone()
+    y.fill_(float("nan"))
+    call()
+    assert torch.equal(first, y), "the same inputs gave other bits"
+
+
+CELLS = list(itertools.product(MODES, BLOCK_SIZES, (0, 1), (False, True)))
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_matmul_at_any_batch(kernels, mode, block_size, feature_axis, transpose):
+    for batch in (0, 1, 3, 16, 63, 64, 65, 136, 257, 513):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, seed=batch)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_matmul_with_everything(kernels, mode, block_size, feature_axis, transpose):
+    for seed, (batch, activation) in enumerate(
+            itertools.product((40, 77, 264, 301), ("none", "relu", "gelu"))):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, seed=seed,
+                     segment=2, use_gate=seed % 2 == 0, use_bias=seed % 3 != 0,
+                     activation=activation)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_matmul_of_unaligned_memory(kernels, mode, block_size, feature_axis, transpose):
+    for batch in (5, 128):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, misaligned=True)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_matmul_of_many_items(kernels, block_size):
+    """More items than a rasterisation chunk, long columns, several batch groups."""
+    for feature_axis, density in ((0, 0.3), (1, 1.0)):
+        check_matmul(kernels, "bfloat16", block_size, feature_axis, False, 1100, shape=(37, 41),
+                     density=density)
+
+
+def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, batch_splits=1,
+                    use_gate=False, float_output=False, misaligned=False):
+    rng = np.random.default_rng(seed)
+    layout = random_layout(rng, (7, 5) if block_size <= 32 else (3, 4), 0.4)
+    many = max(batch, 1)
+    x = on_gpu(rng.standard_normal((many, layout.shape[0] * block_size)), mode)
+    dy = on_gpu(rng.standard_normal((many, layout.shape[1] * block_size)), mode)
+    x, dy = x[:batch], dy[:batch]
+    truth = float64(x).T @ float64(dy)
+    rough = float64(low_precision_product(float64(x).T.copy(), float64(dy), mode))
+    out_dtype = torch.float32 if float_output else x.dtype
+    rough = float64(torch.tensor(rough).to(out_dtype))
+
+    blocks = int(layout.sum())
+    gate = rng.choice([0.0, 0.5, 1.0], blocks) if use_gate else np.ones(blocks)
+    dw, check_guards = guarded((blocks, block_size, block_size), out_dtype)
+    if feature_axis == 0:
+        x, dy = x.t().contiguous(), dy.t().contiguous()
+    if misaligned:
+        storage = torch.empty(x.numel() + 1, dtype=x.dtype, device="cuda")
+        x = storage[1:].view(x.shape).copy_(x)
+    call = kernels.prepare_matmul_dw(
+        mode, block_size, feature_axis, layout.shape, cuda.matmul_dw_plan(layout, batch_splits),
+        x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
+    call()
+    torch.cuda.synchronize()
+    check_guards()
+    result = float64(dw)
+    assert (result[gate == 0] == 0).all()
+    wanted = np.stack([g * truth[c * block_size:(c + 1) * block_size,
+                                 k * block_size:(k + 1) * block_size]
+                       for g, (c, k) in zip(gate, np.argwhere(layout))])
+    assert_as_accurate(result, wanted, rough - truth, BACKWARD, np.abs(truth).max())
+    first = dw.clone()
+    dw.fill_(float("nan"))
+    call()
+    assert torch.equal(first, dw), "the same inputs gave other bits"
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis",
+                         itertools.product(MODES, BLOCK_SIZES, (0, 1)))
+def test_matmul_dw(kernels, mode, block_size, feature_axis):
+    for batch in (0, 1, 3, 31, 64, 200, 333):
+        check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=batch)
+    for seed, (batch, batch_splits, use_gate, float_output) in enumerate(
+            itertools.product((40, 264, 301), (1, 3, 20), (False, True), (False, True))):
+        check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=seed,
+                        batch_splits=batch_splits, use_gate=use_gate, float_output=float_output)
+    check_matmul_dw(kernels, mode, block_size, feature_axis, 128, misaligned=True)
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis):
+    layout = np.zeros((2, 3), bool)
+    x = torch.full((20, 20), float("nan"), device="cuda")[:, :16].contiguous()
+    bias = torch.linspace(-1, 1, 24, device="cuda")
+    y = torch.full((20, 24), float("nan"), device="cuda")
+    y = y if feature_axis == 1 else y.t().contiguous()
+    plan = cuda.matmul_plan(layout, kernels.tile("float32", 8, 20).batch_tile)
+    kernels.prepare_matmul("float32", 8, feature_axis, layout.shape, plan, x,
+                           torch.empty(0, device="cuda"), y, bias=bias, activation="relu",
+                           batch=20)()
+    wanted = bias.clamp(min=0).expand(20, 24)
+    assert torch.equal(y if feature_axis == 1 else y.t(), wanted)
+
+
+@pytest.mark.parametrize("activation", ("none", "relu", "gelu"))
+@pytest.mark.parametrize("feature_axis", (0, 1))
+def test_nan_and_inf_travel_as_in_a_dense_product(kernels, feature_axis, activation):
+    layout = np.array([[True, True], [True, False]])
+    w = torch.ones((3, 32, 32), dtype=torch.bfloat16, device="cuda")
+    x = torch.ones((70, 64), dtype=torch.bfloat16, device="cuda")
+    x[3, 5], x[9, 40] = float("nan"), float("inf")
+    x_in = x if feature_axis == 1 else x.t().contiguous()
+    y = torch.zeros((70, 64) if feature_axis == 1 else (64, 70), dtype=x.dtype, device="cuda")
+    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 32, 70).batch_tile)
+    kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x_in, w, y,
+                           activation=activation)()
+    got = float64(y if feature_axis == 1 else y.t())
+    assert np.isnan(got[3]).all() and np.isinf(got[9, :32]).all()
+    assert np.isfinite(np.delete(got, (3, 9), 0)).all() and np.isfinite(got[9, 32:]).all()
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+def test_offsets_beyond_32_bits(kernels, feature_axis):
+    """2^31 elements and more, in x and in y."""
+    batch = 2**28 + 24
+    need = 2 * 2 * 8 * batch + 2**30
+    if torch.cuda.mem_get_info()[0] < need:
+        pytest.skip(f"needs {need >> 30} GiB of device memory")
+    x = torch.zeros((batch, 8) if feature_axis == 1 else (8, batch), dtype=torch.bfloat16,
+                    device="cuda")
+    tail = torch.randn((40, 8), device="cuda").to(x.dtype)
+    (x[-40:] if feature_axis == 1 else x[:, -40:].t()).copy_(tail)
+    w = torch.randn((1, 8, 8), device="cuda").to(x.dtype)
+    y = torch.full_like(x, float("nan"))
+    layout = np.ones((1, 1), bool)
+    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 8, batch).batch_tile)
+    kernels.prepare_matmul("bfloat16", 8, feature_axis, (1, 1), plan, x, w, y)()
+    got = y[-40:] if feature_axis == 1 else y[:, -40:].t()
+    assert torch.allclose(got.float(), tail.float() @ w[0].float(), rtol=0.02, atol=0.02)
+    head = y[:-40] if feature_axis == 1 else y[:, :-40]
+    assert bool((head == 0).all())
+    dw = torch.full((1, 8, 8), float("nan"), device="cuda")
+    kernels.prepare_matmul_dw("bfloat16", 8, feature_axis, (1, 1), cuda.matmul_dw_plan(layout, 64),
+                              x, x, dw)()
+    assert torch.allclose(dw[0], tail.float().t() @ tail.float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+def test_products_inside_a_cuda_graph(kernels, feature_axis):
+    layout = np.random.default_rng(0).random((6, 6)) < 0.5
+    x = torch.randn((192, 192), device="cuda").to(torch.bfloat16)
+    w = torch.randn((int(layout.sum()), 32, 32), device="cuda").to(torch.bfloat16)
+    eager, replayed = torch.empty_like(x), torch.empty_like(x)
+    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 32, 192).batch_tile, segment=1)
+    gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
+    calls = [kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
+                                    gate=gate) for y in (eager, replayed)]
+    calls[0]()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        calls[1]()
+    replayed.zero_()
+    graph.replay()
+    assert torch.equal(eager, replayed)
+
+
+def test_prepare_weights_converts_and_scales(kernels):
+    w = torch.randn((5, 16, 16), device="cuda")
+    gate = torch.tensor([0.0, 1.0, -0.5, 2.0, 0.0], device="cuda")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        out = torch.empty(w.shape, dtype=dtype, device="cuda")
+        kernels.prepare_weights(w, out)
+        assert torch.equal(out, w.to(dtype))
+        kernels.prepare_weights(w, out, gate)
+        assert torch.equal(out, (w * gate[:, None, None]).to(dtype))
+
+
+def test_planner_and_kernels_agree(kernels):
+    if cuda.find_library("libbsparse_plan.so") is None:
+        pytest.skip("libbsparse_plan.so is not built")
+    planner = cuda.Planner()
+    layout = np.random.default_rng(1).random((40, 9)) < 0.2
+    layout[:, 3] = True  # a hub: split
+    dense = None
+    for batch, block_size, transpose in itertools.product((16, 300), (16, 64), (False, True)):
+        tile = kernels.tile("float32", block_size, batch)
+        plan = planner.matmul(layout, batch, kernels.device(), tile, transpose)
+        rng = np.random.default_rng(batch)
+        w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), "float32")
+        dense = dense_matrix(layout, float64(w), block_size)
+        dense = dense.T if transpose else dense
+        x = on_gpu(rng.standard_normal((batch, dense.shape[0])), "float32")
+        y = torch.empty((batch, dense.shape[1]), device="cuda")
+        kernels.prepare_matmul("float32", block_size, 1, layout.shape, plan, x, w, y, transpose)()
+        np.testing.assert_allclose(float64(y), float64(x) @ dense, rtol=1e-4, atol=1e-3)
+
+
+BAD_MATMULS = {
+    "dtype": ("dtype", 9), "block_size": ("block_size", 24), "feature_axis": ("feature_axis", 2),
+    "in_blocks": ("in_blocks", 0), "batch": ("batch", -1), "activation": ("activation", 3),
+    "x": ("x", None), "w": ("w", 8), "y": ("y", None), "too large": ("batch", 2**60),
+    "plan.batch_tile": ("batch_tile", 100), "plan.num_items": ("num_items", 0),
+    "plan.items": ("items", 4), "workspace_bytes": ("num_partials", 1),
+}
+
+
+@pytest.mark.parametrize("words", BAD_MATMULS)
+def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
+    layout = np.ones((2, 2), bool)
+    x = torch.ones((64, 64), device="cuda")
+    w = torch.ones((4, 32, 32), device="cuda")
+    plan = cuda.matmul_plan(layout, kernels.tile("float32", 32, 64).batch_tile)
+    args = cuda.MatmulArgs(dtype=0, block_size=32, feature_axis=1, in_blocks=2, out_blocks=2,
+                           batch=64, x=x.data_ptr(), w=w.data_ptr(), y=x.data_ptr(),
+                           plan=cuda.MatmulPlan(**plan.fields()))
+    field, value = BAD_MATMULS[words]
+    setattr(args if hasattr(args, field) else args.plan, field, value)
+    assert kernels.api.matmul(ctypes.byref(args), None) == cuda.INVALID_ARGUMENT
+    sentence = kernels.api.last_error().decode()
+    assert words in sentence, sentence
+    torch.cuda.synchronize()
+    check_matmul(kernels, "float32", 32, 1, False, 33)
+
+
+def test_get_tile_refuses_old_devices(kernels):
+    tile, old = cuda.Tile(), cuda.Device(80, 75)
+    status = kernels.api.get_tile(2, 32, 64, 0, ctypes.byref(old), ctypes.byref(tile))
+    assert status == cuda.UNSUPPORTED
+    assert "7.5" in kernels.api.last_error().decode()
+
+
+def test_library_of_another_version_is_refused():
+    library = ctypes.CDLL(str(cuda.find_library("libbsparse_cuda.so")))
+    library.bsparse_cuda_get_api.restype = ctypes.c_void_p
+    assert not library.bsparse_cuda_get_api(cuda.API_VERSION + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-q", *sys.argv[1:]]))
