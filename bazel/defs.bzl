@@ -29,7 +29,9 @@ def cc_test(name, copts = [], deps = [], **kwargs):
         **kwargs
     )
 
-def cc_shared_library(name, libraries = [], linkopts = [], **kwargs):
+_C_API_ONLY = "//bazel:c_api_only.lds"
+
+def cc_shared_library(name, libraries = [], linkopts = [], c_api_only = False, **kwargs):
     """A shared library without undefined symbols.
 
     Args:
@@ -37,8 +39,11 @@ def cc_shared_library(name, libraries = [], linkopts = [], **kwargs):
       libraries: labels of shared libraries to link to. They are named by their soname and found
         because they are loaded already or lie in the same directory.
       linkopts: further options of the linker.
+      c_api_only: exports the names that begin with bsparse_ and nothing else.
       **kwargs: as for cc_binary.
     """
+    if c_api_only:
+        linkopts = linkopts + ["-Wl,--version-script=$(execpath %s)" % _C_API_ONLY]
     native.cc_binary(
         name = name,
         linkshared = True,
@@ -48,7 +53,7 @@ def cc_shared_library(name, libraries = [], linkopts = [], **kwargs):
             "-Wl,-rpath,$$ORIGIN",
             "-Wl,--as-needed",
         ] + linkopts + ["$(execpath %s)" % library for library in libraries],
-        additional_linker_inputs = libraries,
+        additional_linker_inputs = libraries + ([_C_API_ONLY] if c_api_only else []),
         **kwargs
     )
 
@@ -116,6 +121,7 @@ def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):
     cc_shared_library(
         name = name,
         srcs = objects,
+        c_api_only = True,
         linkopts = ["-Wl,--exclude-libs,ALL"],
         deps = ["@local_config_cuda//:cudart_static"],
     )

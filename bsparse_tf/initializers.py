@@ -18,6 +18,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bsparse_tf import layouts
+
 _PACKAGE = "bsparse_tf"
 _TRUNCATED_STDDEV = 0.87962566103423978  # Of a unit normal cut off at two standard deviations.
 
@@ -202,13 +204,13 @@ class LecunNormal(_Preset):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class Identity(LayoutInitializer):
-    """`scale` times the identity in every block with c % KB == k % CB, zeros elsewhere.
+    """`scale` times the identity in the blocks that join a unit to itself, zeros elsewhere.
 
     On a square layout with its self connections that is the identity matrix; on a rectangular one
-    the identity is repeated along the longer side. This is how Gray, Radford and Kingma ("GPU
+    the identity is stretched along the longer side (`layouts.self_connections`). This is how Gray, Radford and Kingma ("GPU
     Kernels for Block-Sparse Weights", 2017, with the code published beside it) start the sparse
-    matrices of their recurrent networks, with layer normalisation behind each. Warns if an output
-    block has no such block in the layout, since its units then start at zero.
+    matrices of their recurrent networks, with layer normalisation behind each. Warns if an
+    output block has no such block in the layout, since its units then start at zero.
 
     Args:
       scale: float, the value on the diagonals.
@@ -220,12 +222,12 @@ class Identity(LayoutInitializer):
 
     def values(self, matmul, dtype):
         c, k = matmul.coords.T
-        chosen = c % matmul.KB == k % matmul.CB
+        chosen = layouts.self_connections(matmul.CB, matmul.KB)[c, k]
         dead = matmul.KB - len(np.unique(k[chosen]))
         if dead:
             warnings.warn(
-                f"Identity: {dead} of {matmul.KB} output blocks have no block with "
-                "c % KB == k % CB in the layout; their units start at zero",
+                f"Identity: {dead} of {matmul.KB} output blocks have no self connection in the "
+                "layout; their units start at zero",
                 stacklevel=2,
             )
         factors = tf.constant(np.where(chosen, self.scale, 0.0), dtype)

@@ -95,15 +95,23 @@ def test_identity_on_a_square_layout():
     )
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 2)])
-def test_identity_repeats_along_the_longer_side(shape):
+@pytest.mark.parametrize("shape, facing", [((4, 2), [0, 0, 1, 1]), ((2, 4), [0, 0, 1, 1])])
+def test_identity_stretches_along_the_longer_side(shape, facing):
     matmul = BlocksparseMatMul(np.ones(shape), block_size=8)
     expected = np.zeros((matmul.C, matmul.K))
-    for c in range(shape[0]):
-        for k in range(shape[1]):
-            if c % shape[1] == k % shape[0]:
-                expected[8 * c : 8 * c + 8, 8 * k : 8 * k + 8] = np.eye(8)
+    for longer, shorter in enumerate(facing):
+        c, k = (longer, shorter) if shape[0] > shape[1] else (shorter, longer)
+        expected[8 * c : 8 * c + 8, 8 * k : 8 * k + 8] = np.eye(8)
     np.testing.assert_array_equal(matmul.to_dense(initializers.Identity()(matmul)), expected)
+
+
+@pytest.mark.parametrize("spec", ["ws:k=2,p=0.1,seed=0", "ba:m=2,seed=0"])
+def test_identity_reaches_every_unit_of_a_rectangular_graph(spec):
+    matmul = BlocksparseMatMul.from_spec(spec, 8 * 12, 8 * 20, block_size=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        w = initializers.Identity()(matmul)
+    assert (matmul.to_dense(w.numpy()).sum(0) >= 1).all()
 
 
 def test_identity_warns_of_units_that_start_at_zero():

@@ -23,8 +23,8 @@ import numpy as np, tensorflow as tf
 
 library, model, inputs, outputs = sys.argv[1:]
 tf.load_op_library(library)
-served = tf.saved_model.load(model).serve(np.load(inputs))
-np.testing.assert_allclose(served, np.load(outputs), rtol=1e-5, atol=1e-6)
+loaded = tf.saved_model.load(model)
+np.testing.assert_allclose(loaded.serve(np.load(inputs)), np.load(outputs), rtol=1e-5, atol=1e-6)
 assert "bsparse_tf" not in sys.modules
 """
 

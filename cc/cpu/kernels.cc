@@ -40,6 +40,8 @@ struct MulAddOps {
 #else
   static constexpr int kRegisters = 32;
 #endif
+  // Half vectors of AVX-512, for gradients of blocks of 8, run two a cycle.
+  static constexpr int kChains = kLanes < hn::MaxLanes(hn::ScalableTag<Elem>()) ? 2 : 1;
 
   static HWY_INLINE V Zero() { return hn::Zero(D()); }
   static HWY_INLINE V Load(const Elem* p) { return hn::LoadU(D(), p); }

@@ -35,6 +35,7 @@ struct FullOps {
   using BVector = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int kRegisters = 32;
+  static constexpr int kChains = 1;
 
   static HWY_INLINE V Zero() { return _mm512_setzero_ps(); }
   static HWY_INLINE BVector Load(const Elem* p) { return _mm512_loadu_si512(p); }
@@ -57,6 +58,7 @@ struct HalfOps {
   using BVector = __m256i;
   static constexpr int kLanes = 8;
   static constexpr int kRegisters = 32;
+  static constexpr int kChains = 2;  // two a cycle
 
   static HWY_INLINE V Zero() { return _mm256_setzero_ps(); }
   static HWY_INLINE BVector Load(const Elem* p) {

@@ -8,11 +8,12 @@
 //   Zero(), Load(const Elem*), Broadcast(const Elem*), MulAdd(a, b, sum), LoadSums(const Sum*),
 //   Add(V, V), Store(V, Sum*)
 //   kRegisters         how many V the machine holds
+//   kChains            1, or 2 if eight sums are too few to hide the latency of MulAdd
 
 // Sums over more depth than this are added up piecewise: a single chain of n additions has an error
 // that grows with n, pieces keep it below what dense libraries have; and a tile's operands stay in
 // the first-level cache.
-constexpr int64_t kDepthOfChain = 512;
+constexpr int64_t kDepthOfChain = 256;
 
 // The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and two
 // multiples of the stride reach eight rows by addressing modes alone; a pointer for each row would
@@ -52,52 +53,64 @@ class AdjacentRows {
   int64_t stride_;
 };
 
-template <class Ops, template <typename> class RowsOfA, int kRows, int kVectors>
+// sums += the product of one column of A and one row of B.
+template <class Ops, int kRows, int kVectors, class RowsOfA>
+HWY_INLINE void AddOuterProduct(const RowsOfA& a, const typename Ops::Elem* b,
+                                typename Ops::V (&sums)[kRows][kVectors]) {
+  typename Ops::BVector b_vectors[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) b_vectors[v] = Ops::Load(b + v * Ops::kLanes);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    const auto a_i = Ops::Broadcast(a[i]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Ops::MulAdd(a_i, b_vectors[v], sums[i][v]);
+  }
+}
+
+// `kChains` chains of sums take turns along the depth, where one would not hide the latency of an
+// addition.
+template <class Ops, template <typename> class RowsOfA, int kRows, int kVectors, int kChains = 1>
 HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0, int64_t j0) {
   using Elem = typename Ops::Elem;
   constexpr bool kDistant = std::is_same<RowsOfA<Elem>, DistantRows<Elem>>::value;
   const int64_t a_stride = kDistant ? p.a_row_stride : p.a_depth_stride;
   const int64_t a_offset = kDistant ? i0 * a_stride : i0;
   const int64_t b_stride = p.b_stride;
-  typename Ops::V sums[kRows][kVectors];
+  typename Ops::V sums[kChains][kRows][kVectors];
+#pragma GCC unroll 2
+  for (int chain = 0; chain < kChains; ++chain) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[i][v] = Ops::Zero();
+      for (int v = 0; v < kVectors; ++v) sums[chain][i][v] = Ops::Zero();
+    }
   }
   for (const auto *part = p.parts, *end = part + p.num_parts; part != end; ++part) {
     RowsOfA<Elem> a(p.a + part->a + a_offset, a_stride);
     const Elem* b = p.b + part->b + j0;
+    int64_t d = p.depth;
 #pragma GCC unroll 4
-    for (int64_t d = p.depth; d > 0; --d) {
-      typename Ops::BVector b_vectors[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) b_vectors[v] = Ops::Load(b + v * Ops::kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const auto a_i = Ops::Broadcast(a[i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sums[i][v] = Ops::MulAdd(a_i, b_vectors[v], sums[i][v]);
+    for (; d >= kChains; d -= kChains) {
+#pragma GCC unroll 2
+      for (int chain = 0; chain < kChains; ++chain) {
+        AddOuterProduct<Ops, kRows, kVectors>(a, b, sums[chain]);
+        a.Advance();
+        b += b_stride;
       }
-      a.Advance();
-      b += b_stride;
     }
+    if (kChains > 1 && d > 0) AddOuterProduct<Ops, kRows, kVectors>(a, b, sums[0]);
   }
   auto* c = p.c + i0 * p.c_stride + j0;
-  if (p.accumulate) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        sums[i][v] = Ops::Add(Ops::LoadSums(c + i * p.c_stride + v * Ops::kLanes), sums[i][v]);
-      }
-    }
-  }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      Ops::Store(sums[i][v], c + i * p.c_stride + v * Ops::kLanes);
+      typename Ops::V sum = sums[0][i][v];
+      if (kChains > 1) sum = Ops::Add(sum, sums[kChains - 1][i][v]);
+      auto* c_i = c + i * p.c_stride + v * Ops::kLanes;
+      if (p.accumulate) sum = Ops::Add(Ops::LoadSums(c_i), sum);
+      Ops::Store(sum, c_i);
     }
   }
 }
@@ -134,8 +147,9 @@ template <class Ops, template <typename> class RowsOfA, int kVectors>
 HWY_INLINE void MultiplyWideStrip(const Product<typename Ops::Elem>& p, int64_t j0) {
   // kRows * kVectors sums, kVectors of B and one of A at a time.
   constexpr int kRows = 8 * kVectors + kVectors + 1 <= Ops::kRegisters ? 8 : 4;
+  constexpr int kChains = kVectors == 1 ? Ops::kChains : 1;
   for (int64_t i0 = 0; i0 < p.rows; i0 += kRows) {
-    MultiplyTile<Ops, RowsOfA, kRows, kVectors>(p, i0, j0);
+    MultiplyTile<Ops, RowsOfA, kRows, kVectors, kChains>(p, i0, j0);
   }
 }
 
