@@ -52,7 +52,7 @@ struct OutputTile {
 // warps have finished with. Registers hold scattered pairs; y wants whole rows.
 template <class Element, int kFeatureAxis, int kBatchTile, int kBlockSize, int kThreads, int kM,
           int kN>
-__device__ __forceinline__ void store_output(const Accumulator<kM, kN>& accumulator,
+__device__ __forceinline__ void store_output(Accumulator<kM, kN>& accumulator,
                                              const WarpPosition& warp, const OutputTile& place,
                                              const Element* bias, int activation, Element* y,
                                              bool y_aligned, char* buffer) {
@@ -65,15 +65,17 @@ __device__ __forceinline__ void store_output(const Accumulator<kM, kN>& accumula
     return reinterpret_cast<Element*>(buffer + Tile::offset(row, column / kPerChunk)) +
            column % kPerChunk;
   };
+  if (bias != nullptr) {
+    bias += place.feature_begin + warp.output;
+    accumulator.transform([&](int column, float z) { return z + to_float(bias[column]); });
+  }
+  if (activation != BSPARSE_ACTIVATION_NONE) {
+    accumulator.transform([&](int, float z) { return activate(z, activation); });
+  }
   accumulator.for_each_pair([&](int row, int column, float first, float second) {
     const int batch = warp.batch + row;
     const int output = warp.output + column;
-    if (bias != nullptr) {
-      first += to_float(bias[place.feature_begin + output]);
-      second += to_float(bias[place.feature_begin + output + 1]);
-    }
-    const auto pair =
-        make_pair<Element>(activate(first, activation), activate(second, activation));
+    const auto pair = make_pair<Element>(first, second);
     if constexpr (kFeatureAxis == 1) {
       *reinterpret_cast<Pair<Element>*>(element(batch, output)) = pair;
     } else {

@@ -10,6 +10,7 @@
 
 #include "cuda/epilogue.cuh"
 #include "cuda/matmul_params.h"
+#include "cuda/pipeline.cuh"
 #include "cuda/policy.cuh"
 
 namespace bsparse {
@@ -75,55 +76,85 @@ template <class Traits>
 struct XLoader {
   using Element = typename Traits::Element;
   using Tile = typename Traits::TileX;
+  using Share = ChunkShare<Tile, kThreads>;
+  static constexpr int kBlockSize = Traits::kBlockSize;
   static constexpr int kPerChunk = kChunkElements<Element>;
-  static constexpr int kRowStep = kThreads / Tile::kRowChunks;
-  static_assert(kThreads % Tile::kRowChunks == 0 && Tile::kRows % kRowStep == 0,
-                "threads cover the tile evenly");
+  static_assert(Share::kEven, "threads cover the x tile evenly");
 
   const Element* source;  // this thread's first element, for in_block 0
-  int64_t features;
-  int64_t batch;
+  int64_t row_stride;     // elements from one of this thread's rows to its next
+  int64_t block_stride;   // elements from one in_block to the next
   int valid;  // rows (feature axis 1) or elements (0) left from this thread's first one on
-  int row;
-  int chunk;
   bool aligned;
 
   __device__ __forceinline__ XLoader(const MatmulParams& params, int64_t batch_begin)
-      : features(params.in_features),
-        batch(params.batch),
-        row(threadIdx.x / Tile::kRowChunks),
-        chunk(threadIdx.x % Tile::kRowChunks),
-        aligned(params.x_aligned) {
+      : aligned(params.x_aligned) {
     const auto* x = static_cast<const Element*>(params.x);
-    const int64_t first =
-        batch_begin + (Traits::kFeatureAxis == 1 ? row : chunk * kPerChunk);
-    const int64_t left = batch - first;
+    const int chunk = Share::chunk() * kPerChunk;
+    int64_t first;
+    if constexpr (Traits::kFeatureAxis == 1) {
+      first = batch_begin + Share::row();
+      source = x + first * params.in_features + chunk % kBlockSize;
+      row_stride = Share::kRowStep * params.in_features;
+      block_stride = kBlockSize;
+    } else {
+      first = batch_begin + chunk;
+      source = x + Share::row() % kBlockSize * params.batch + first;
+      row_stride = Share::kRowStep * params.batch;
+      block_stride = kBlockSize * params.batch;
+    }
+    const int64_t left = params.batch - first;
     valid = left < 0 ? 0 : left > Traits::kBatchTile ? Traits::kBatchTile : static_cast<int>(left);
-    source = Traits::kFeatureAxis == 1 ? x + first * features : x + first;
   }
 
   // `entries`: those of the stage; `part`: which kDepth inputs of a larger block.
   __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) const {
+    if (aligned) {
+      each_chunk(to, entries, part, [](uint32_t place, const Element* from, int elements) {
+        const int whole = min(elements, kPerChunk);
+        ptx::cp_async_16(place, from, max(whole, 0) * static_cast<int>(sizeof(Element)));
+      });
+    } else {
+      each_chunk(to, entries, part, [](uint32_t place, const Element* from, int elements) {
+        load_chunk_by_elements(place, from, elements);
+      });
+    }
+  }
+
+  // Calls copy(place, source, number of elements to copy) for each of this thread's chunks.
+  template <class Copy>
+  __device__ __forceinline__ void each_chunk(uint32_t to, const int2* entries, int part,
+                                             const Copy& copy) const {
+    const int row = Share::row();
     if constexpr (Traits::kFeatureAxis == 1) {
-      const int input = chunk * kPerChunk;
-      const int in_block = entries[input / Traits::kBlockSize].x;
-      const Element* from = source + static_cast<int64_t>(in_block) * Traits::kBlockSize +
-                            part * Traits::kDepth + input % Traits::kBlockSize;
-      const int rows = in_block < 0 ? 0 : valid;
+      const int in_block = entries[Share::chunk() * kPerChunk / kBlockSize].x;
+      const Element* from = source + in_block * block_stride + part * Traits::kDepth;
+      const int rows = Traits::kStageEntries > 1 && in_block < 0 ? 0 : valid;
 #pragma unroll
-      for (int r = 0; r < Tile::kRows; r += kRowStep) {
-        load_chunk(to + Tile::offset(row + r, chunk), from, r < rows ? kPerChunk : 0, aligned);
-        from += kRowStep * features;
+      for (int r = 0; r < Share::kRowsPerThread; ++r) {
+        const int ahead = r * Share::kRowStep;
+        copy(to + Tile::offset(row + ahead, Share::chunk()), from, ahead < rows ? kPerChunk : 0);
+        from += row_stride;
+      }
+    } else if constexpr (Traits::kStageEntries == 1) {
+      const Element* from = source + entries[0].x * block_stride +
+                            part * (Traits::kDepth / Share::kRowStep) * row_stride;
+#pragma unroll
+      for (int r = 0; r < Share::kRowsPerThread; ++r) {
+        copy(to + Tile::offset(row + r * Share::kRowStep, Share::chunk()), from, valid);
+        from += row_stride;
       }
     } else {
+      // A thread's rows lie kRowStep apart: in one block, or at the same place in several.
+      static_assert(kBlockSize % Share::kRowStep == 0 || Share::kRowStep % kBlockSize == 0,
+                    "rows keep their place in a block");
 #pragma unroll
-      for (int r = 0; r < Tile::kRows; r += kRowStep) {
-        const int input = row + r;
-        const int in_block = entries[input / Traits::kBlockSize].x;
-        const Element* from = source + (static_cast<int64_t>(in_block) * Traits::kBlockSize +
-                                        part * Traits::kDepth + input % Traits::kBlockSize) *
-                                           batch;
-        load_chunk(to + Tile::offset(input, chunk), from, in_block < 0 ? 0 : valid, aligned);
+      for (int r = 0; r < Share::kRowsPerThread; ++r) {
+        const int ahead = r * Share::kRowStep;
+        const int in_block = entries[(row + ahead) / kBlockSize].x;
+        const Element* from = source + in_block * block_stride +
+                              ahead % kBlockSize / Share::kRowStep * row_stride;
+        copy(to + Tile::offset(row + ahead, Share::chunk()), from, in_block < 0 ? 0 : valid);
       }
     }
   }
@@ -134,25 +165,31 @@ template <class Traits>
 struct WLoader {
   using Element = typename Traits::Element;
   using Tile = typename Traits::TileW;
+  using Share = ChunkShare<Tile, kThreads>;
   static constexpr int kPerChunk = kChunkElements<Element>;
+  static constexpr int kBlockSize = Traits::kBlockSize;
 
-  const Element* w;
+  const Element* source;  // this thread's first element, for weight block 0
+
+  __device__ __forceinline__ explicit WLoader(const void* w)
+      : source(static_cast<const Element*>(w) +
+               Share::row() % kBlockSize * kBlockSize + Share::chunk() * kPerChunk % kBlockSize) {}
 
   __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) const {
-    constexpr int kBlockSize = Traits::kBlockSize;
+    const int row = Share::row();
+    const Element* first = source + part * Traits::kDepth * (Traits::kTranspose ? 1 : kBlockSize);
 #pragma unroll
-    for (int c = threadIdx.x; c < Tile::kChunks; c += kThreads) {
-      const int row = c / Tile::kRowChunks;
-      const int chunk = c % Tile::kRowChunks;
+    for (int r = 0; r < Share::kRowsPerThread; ++r) {
+      if (!Share::has(r)) continue;
+      const int ahead = r * Share::kRowStep;
       // The term of the sum that this chunk belongs to, or begins with.
-      const int term = Traits::kTranspose ? chunk * kPerChunk : row;
-      const int weight_block = entries[term / kBlockSize].y;
-      const int inner = part * Traits::kDepth + term % kBlockSize;
-      const int element = Traits::kTranspose ? row * kBlockSize + inner
-                                             : inner * kBlockSize + chunk * kPerChunk;
-      load_chunk(to + Tile::offset(row, chunk),
-                 w + static_cast<int64_t>(weight_block) * (kBlockSize * kBlockSize) + element,
-                 weight_block < 0 ? 0 : kPerChunk, true);
+      const int term = Traits::kTranspose ? Share::chunk() * kPerChunk : row + ahead;
+      const int weight_block = entries[Traits::kStageEntries > 1 ? term / kBlockSize : 0].y;
+      const Element* from = first + static_cast<int64_t>(weight_block) * (kBlockSize * kBlockSize) +
+                            ahead % kBlockSize * kBlockSize;
+      const bool present = Traits::kStageEntries == 1 || weight_block >= 0;
+      ptx::cp_async_16(to + Tile::offset(row + ahead, Share::chunk()), from,
+                       present ? kChunkBytes : 0);
     }
   }
 };
@@ -161,6 +198,10 @@ template <class Traits>
 __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
     sm80_matmul_kernel(const __grid_constant__ MatmulParams params) {
   using Element = typename Traits::Element;
+  using Math = typename Traits::Math;
+  using Product = WarpProduct<Math, Traits::kMajorX, Traits::kMajorW, typename Traits::TileX,
+                              typename Traits::TileW, Traits::kDepth, Traits::kWarpBatch,
+                              Traits::kWarpOutputs>;
   constexpr int kStages = Traits::kStages;
   constexpr int kStageEntries = Traits::kStageEntries;
   extern __shared__ __align__(128) char shared[];
@@ -168,16 +209,15 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
   auto* const entry_ring = reinterpret_cast<int2*>(shared + kStages * Traits::kStageBytes);
 
   const auto work = Sm80MatmulWork::of(blockIdx.x, params);
-  const int4 item = params.items[work.item];  // out_block, first, last, partial
+  const int4 item = params.items[work.item];  // out_block, first, end, partial
   const int64_t batch_begin =
       (params.first_batch_tile + work.batch_tile) * static_cast<int64_t>(Traits::kBatchTile);
   const int num_entries = item.z - item.y;
-  const int steps = Traits::kStageEntries > 1 ? (num_entries + kStageEntries - 1) / kStageEntries
-                                              : num_entries * Traits::kEntryStages;
+  const int steps = kStageEntries > 1 ? (num_entries + kStageEntries - 1) / kStageEntries
+                                      : num_entries * Traits::kEntryStages;
 
-  // Entry e of a step, or a place holder that loads zeros behind the last.
-  const auto fetch_entry = [&](int step, int e, bool now) {
-    int2* const to = entry_ring + step % Traits::kEntryRing * kStageEntries + e;
+  // Entry e of a step, or behind the last a place holder that loads zeros.
+  const auto fetch_entry = [&](int2* to, int step, int e, bool now) {
     const int entry = kStageEntries > 1 ? step * kStageEntries + e : step / Traits::kEntryStages;
     if (entry >= num_entries) {
       *to = make_int2(-1, -1);
@@ -188,41 +228,53 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
     }
   };
   if (threadIdx.x < (kStages - 1) * kStageEntries) {
-    fetch_entry(threadIdx.x / kStageEntries, threadIdx.x % kStageEntries, true);
+    fetch_entry(entry_ring + threadIdx.x, threadIdx.x / kStageEntries,
+                threadIdx.x % kStageEntries, true);
   }
   __syncthreads();
 
   const XLoader<Traits> x_loader(params, batch_begin);
-  const WLoader<Traits> w_loader{static_cast<const Element*>(params.w)};
-  const auto load_stage = [&](int step) {
-    if (step < steps) {
-      const int2* entries = entry_ring + step % Traits::kEntryRing * kStageEntries;
-      const uint32_t stage = ring + step % kStages * Traits::kStageBytes;
-      const int part = step % Traits::kEntryStages;
-      x_loader.load(stage, entries, part);
-      w_loader.load(stage + Traits::TileX::kBytes, entries, part);
-      if (threadIdx.x < kStageEntries) fetch_entry(step + kStages - 1, threadIdx.x, false);
+  const WLoader<Traits> w_loader(params.w);
+  int next = 0;                                       // step to load
+  RingPosition<Traits::kEntryRing> entries;           // of that step
+  RingPosition<Traits::kEntryRing> later{kStages - 1};  // of the step whose entries to fetch
+  const auto load = [&](int place) {
+    if (next >= steps) return;
+    const uint32_t stage = ring + place * Traits::kStageBytes;
+    const int part = next % Traits::kEntryStages;
+    const int2* const now = entry_ring + entries.place * kStageEntries;
+    x_loader.load(stage, now, part);
+    w_loader.load(stage + Traits::TileX::kBytes, now, part);
+    if (threadIdx.x < kStageEntries) {
+      fetch_entry(entry_ring + later.place * kStageEntries + threadIdx.x, next + kStages - 1,
+                  threadIdx.x, false);
     }
-    ptx::cp_async_commit();
+    ++next;
+    entries.advance();
+    later.advance();
   };
-#pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) load_stage(step);
 
   const int warp = threadIdx.x / 32;
   const WarpPosition position = {warp / Traits::kTile.warps_out * Traits::kWarpBatch,
                                  warp % Traits::kTile.warps_out * Traits::kWarpOutputs};
   Accumulator<Traits::kWarpBatch, Traits::kWarpOutputs> accumulator;
   accumulator.clear();
-#pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    ptx::cp_async_wait<kStages - 2>();
-    // Tiles of this step have arrived, and everyone has finished with those of the last one.
-    __syncthreads();
-    load_stage(step + kStages - 1);
-    const uint32_t stage = ring + step % kStages * Traits::kStageBytes;
-    multiply_tiles<typename Traits::Math, Traits::kMajorX, Traits::kMajorW, typename Traits::TileX,
-                   typename Traits::TileW, Traits::kDepth>(
-        accumulator, stage, position.batch, stage + Traits::TileX::kBytes, position.output);
+  const auto tile_x = [&](int place) { return ring + place * Traits::kStageBytes; };
+  const auto tile_w = [&](int place) { return tile_x(place) + Traits::TileX::kBytes; };
+  if constexpr (Math::kUsesTensorCores) {
+    typename Product::Fragments fragments[2];
+    run_pipeline<kStages, Product::kSteps>(
+        steps, load,
+        [&](int place, int step) {
+          Product::load(fragments[step % 2], tile_x(place), position.batch, tile_w(place),
+                        position.output, step);
+        },
+        [&](int step) { Product::multiply(accumulator, fragments[step % 2]); });
+  } else {
+    run_simple_pipeline<kStages>(steps, load, [&](int place) {
+      Product::multiply_exactly(accumulator, tile_x(place), position.batch, tile_w(place),
+                                position.output);
+    });
   }
 
   const int64_t batch_end = min(params.batch, batch_begin + Traits::kBatchTile);
@@ -234,8 +286,6 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
         params.partials + item.w * (params.batch * Traits::kBlockSize));
     return;
   }
-  ptx::cp_async_wait<0>();
-  __syncthreads();
   store_output<Element, Traits::kFeatureAxis, Traits::kBatchTile, Traits::kBlockSize, kThreads>(
       accumulator, position, place, static_cast<const Element*>(params.bias), params.activation,
       static_cast<Element*>(params.y), params.y_aligned, shared);

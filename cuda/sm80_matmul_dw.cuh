@@ -7,6 +7,7 @@
 #define BSPARSE_CUDA_SM80_MATMUL_DW_CUH_
 
 #include "cuda/matmul_params.h"
+#include "cuda/pipeline.cuh"
 #include "cuda/policy.cuh"
 #include "cuda/tile.cuh"
 #include "cuda/warp_mma.cuh"
@@ -40,11 +41,48 @@ struct Sm80MatmulDwTraits {
 struct DwSlot {
   int in_block;
   int out_block;
-  int weight_block;  // -1 past the last block
-  int live;          // neither past the last block nor gated off
-  int x_tile;        // the slot whose x tile, and whose dy tile, this one reads
+  int weight_block;   // -1 past the last block
+  int live;           // neither past the last block nor gated off
+  int x_tile;         // the slot whose x tile, and whose dy tile, this one reads
   int dy_tile;
+  int64_t x_offset;   // elements to the x block, and to the dy block, to load; -1: another slot
+  int64_t dy_offset;  // loads it, or nobody needs it
 };
+
+// Fills in the slots of a CTA; all of its threads take part.
+template <class Traits>
+__device__ __forceinline__ void find_slots(DwSlot (&slots)[Traits::kSlots],
+                                           const MatmulDwParams& params, int first_block) {
+  const int index = threadIdx.x;
+  if (index < Traits::kSlots) {
+    DwSlot slot = {-1, -1, -1, 0, index, index, -1, -1};
+    if (first_block + index < params.num_blocks) {
+      const int32_t* block = params.blocks + 3 * static_cast<int64_t>(first_block + index);
+      slot.in_block = block[0];
+      slot.out_block = block[1];
+      slot.weight_block = block[2];
+      slot.live = params.gate == nullptr || params.gate[slot.weight_block] != 0.0f;
+    }
+    slots[index] = slot;
+  }
+  __syncthreads();
+  if (index < Traits::kSlots && slots[index].live) {
+    DwSlot& slot = slots[index];
+    int x_tile = index, dy_tile = index;
+    for (int other = index - 1; other >= 0; --other) {
+      if (!slots[other].live) continue;
+      if (slots[other].in_block == slot.in_block) x_tile = other;
+      if (slots[other].out_block == slot.out_block) dy_tile = other;
+    }
+    const int64_t block_stride =
+        Traits::kBlockSize * (Traits::kFeatureAxis == 1 ? 1 : params.batch);
+    slot.x_tile = x_tile;
+    slot.dy_tile = dy_tile;
+    if (x_tile == index) slot.x_offset = slot.in_block * block_stride;
+    if (dy_tile == index) slot.dy_offset = slot.out_block * block_stride;
+  }
+  __syncthreads();
+}
 
 // Brings one operand of all slots into shared memory, each distinct block once.
 template <class Traits>
@@ -52,34 +90,74 @@ struct DwLoader {
   using Element = typename Traits::Element;
   using Tile = typename Traits::Tile;
   static constexpr int kPerChunk = kChunkElements<Element>;
+  // Threads work on one slot, or on several small ones at a time.
+  static constexpr int kSlotThreads = Tile::kChunks < kThreads ? Tile::kChunks : kThreads;
+  static constexpr int kSlotsAtOnce = kThreads / kSlotThreads;
+  static constexpr int kRowStep = kSlotThreads / Tile::kRowChunks;
+  static_assert(Traits::kSlots % kSlotsAtOnce == 0 && Tile::kRows % kRowStep == 0,
+                "threads cover the tiles evenly");
 
-  const Element* source;
-  int64_t features;
-  int64_t batch;
-  int64_t batch_end;  // of this split
+  const Element* source;  // this thread's first element of the next stage, for block 0
+  int64_t row_stride;     // elements from one of this thread's rows to its next
+  int64_t stage_stride;   // elements from one stage to the next
+  int64_t left;           // rows (feature axis 1) or elements (0) from this thread's first one on
   bool aligned;
 
-  // `wanted(slot)`: the block to load for a slot, or -1.
-  template <class Wanted>
-  __device__ __forceinline__ void load(uint32_t to, int64_t batch_begin,
-                                       const Wanted& wanted) const {
-    const int64_t left = batch_end - batch_begin;
-    const int valid = left > Traits::kDepth ? Traits::kDepth : static_cast<int>(left);
-#pragma unroll 4
-    for (int c = threadIdx.x; c < Traits::kSlots * Tile::kChunks; c += kThreads) {
-      const int slot = c / Tile::kChunks;
-      const int row = c % Tile::kChunks / Tile::kRowChunks;
-      const int chunk = c % Tile::kRowChunks;
-      const int block = wanted(slot);
-      if (block < 0) continue;
-      const uint32_t place = to + slot * Tile::kBytes + Tile::offset(row, chunk);
-      const int64_t feature = static_cast<int64_t>(block) * Traits::kBlockSize;
-      if constexpr (Traits::kFeatureAxis == 1) {
-        load_chunk(place, source + (batch_begin + row) * features + feature + chunk * kPerChunk,
-                   row < valid ? kPerChunk : 0, aligned);
-      } else {
-        load_chunk(place, source + (feature + row) * batch + batch_begin + chunk * kPerChunk,
-                   valid - chunk * kPerChunk, aligned);
+  __device__ __forceinline__ DwLoader(const void* tensor, int64_t features, int64_t batch,
+                                      int64_t batch_begin, int64_t batch_end, bool aligned)
+      : aligned(aligned) {
+    const int row = threadIdx.x % kSlotThreads / Tile::kRowChunks;
+    const int chunk = threadIdx.x % Tile::kRowChunks * kPerChunk;
+    source = static_cast<const Element*>(tensor);
+    if constexpr (Traits::kFeatureAxis == 1) {
+      source += (batch_begin + row) * features + chunk;
+      row_stride = kRowStep * features;
+      stage_stride = Traits::kDepth * features;
+      left = batch_end - batch_begin - row;
+    } else {
+      source += row * batch + batch_begin + chunk;
+      row_stride = kRowStep * batch;
+      stage_stride = Traits::kDepth;
+      left = batch_end - batch_begin - chunk;
+    }
+  }
+
+  // Loads the next stage. `offset_of(slot)`: DwSlot's x_offset or dy_offset.
+  template <class OffsetOf>
+  __device__ __forceinline__ void load(uint32_t to, const OffsetOf& offset_of) {
+    if (aligned) {
+      each_chunk(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+        ptx::cp_async_16(place, from, elements * static_cast<int>(sizeof(Element)));
+      });
+    } else {
+      each_chunk(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+        load_chunk_by_elements(place, from, elements);
+      });
+    }
+    source += stage_stride;
+    left -= Traits::kDepth;
+  }
+
+  // Calls copy(place, source, number of elements to copy) for each of this thread's chunks.
+  template <class OffsetOf, class Copy>
+  __device__ __forceinline__ void each_chunk(uint32_t to, const OffsetOf& offset_of,
+                                             const Copy& copy) const {
+    const int first_slot = threadIdx.x / kSlotThreads;
+    const int first_row = threadIdx.x % kSlotThreads / Tile::kRowChunks;
+    const int chunk = threadIdx.x % Tile::kRowChunks;
+    const int valid = static_cast<int>(max(int64_t{0}, min(left, int64_t{Traits::kDepth})));
+#pragma unroll
+    for (int s = 0; s < Traits::kSlots; s += kSlotsAtOnce) {
+      const int64_t offset = offset_of(first_slot + s);
+      if (offset < 0) continue;
+      const Element* from = source + offset;
+      const uint32_t tile = to + (first_slot + s) * Tile::kBytes;
+#pragma unroll
+      for (int row = 0; row < Tile::kRows; row += kRowStep) {
+        const int elements = Traits::kFeatureAxis == 1 ? (row < valid ? kPerChunk : 0)
+                                                       : min(valid, kPerChunk);
+        copy(tile + Tile::offset(first_row + row, chunk), from, elements);
+        from += row_stride;
       }
     }
   }
@@ -89,9 +167,12 @@ template <class Traits>
 __global__ void __launch_bounds__(kThreads, 2)
     sm80_matmul_dw_kernel(const __grid_constant__ MatmulDwParams params) {
   using Element = typename Traits::Element;
+  using Math = typename Traits::Math;
   using Tile = typename Traits::Tile;
+  using Product = WarpProduct<Math, Traits::kMajor, Traits::kMajor, Tile, Tile, Traits::kDepth,
+                              Traits::kWarpSize, Traits::kWarpSize>;
   constexpr int kSlots = Traits::kSlots;
-  constexpr int kStages = Traits::kStages;
+  constexpr int kWarpSlots = Traits::kWarpSlots;
   constexpr int kBlockSize = Traits::kBlockSize;
   extern __shared__ __align__(128) char shared[];
   __shared__ DwSlot slots[kSlots];
@@ -99,97 +180,84 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   const int first_block = blockIdx.x / params.splits * kSlots;
   const int split = blockIdx.x % params.splits;
-  if (threadIdx.x < kSlots) {
-    DwSlot slot = {-1, -1, -1, 0, 0, 0};
-    if (first_block + threadIdx.x < params.num_blocks) {
-      const int32_t* block = params.blocks + 3 * static_cast<int64_t>(first_block + threadIdx.x);
-      slot = {block[0], block[1], block[2], 0, 0, 0};
-      slot.live = params.gate == nullptr || params.gate[slot.weight_block] != 0.0f;
-    }
-    slots[threadIdx.x] = slot;
-  }
-  __syncthreads();
-  if (threadIdx.x < kSlots) {
-    DwSlot& slot = slots[threadIdx.x];
-    slot.x_tile = slot.dy_tile = threadIdx.x;
-    for (int other = threadIdx.x - 1; other >= 0; --other) {
-      if (!slots[other].live) continue;
-      if (slots[other].in_block == slot.in_block) slot.x_tile = other;
-      if (slots[other].out_block == slot.out_block) slot.dy_tile = other;
-    }
-  }
-  __syncthreads();
+  find_slots<Traits>(slots, params, first_block);
 
   const int64_t batch_begin = split * params.split_size;
   const int64_t batch_end = min(params.batch, batch_begin + params.split_size);
-  const int64_t steps =
-      batch_end > batch_begin ? (batch_end - batch_begin + Traits::kDepth - 1) / Traits::kDepth : 0;
-  const DwLoader<Traits> x_loader{static_cast<const Element*>(params.x), params.in_features,
-                                  params.batch, batch_end, params.x_aligned};
-  const DwLoader<Traits> dy_loader{static_cast<const Element*>(params.dy), params.out_features,
-                                   params.batch, batch_end, params.dy_aligned};
-  const auto load_stage = [&](int64_t step, int place) {
-    if (step < steps) {
-      const uint32_t stage = ring + place * Traits::kStageBytes;
-      const int64_t begin = batch_begin + step * Traits::kDepth;
-      x_loader.load(stage, begin, [&](int slot) {
-        return slots[slot].live && slots[slot].x_tile == slot ? slots[slot].in_block : -1;
-      });
-      dy_loader.load(stage + kSlots * Tile::kBytes, begin, [&](int slot) {
-        return slots[slot].live && slots[slot].dy_tile == slot ? slots[slot].out_block : -1;
-      });
-    }
-    ptx::cp_async_commit();
+  const int64_t steps = batch_end > batch_begin
+                            ? (batch_end - batch_begin + Traits::kDepth - 1) / Traits::kDepth
+                            : 0;
+  DwLoader<Traits> x_loader(params.x, params.in_features, params.batch, batch_begin, batch_end,
+                            params.x_aligned);
+  DwLoader<Traits> dy_loader(params.dy, params.out_features, params.batch, batch_begin, batch_end,
+                             params.dy_aligned);
+  int64_t stages_left = steps;
+  const auto load = [&](int place) {
+    if (stages_left <= 0) return;
+    --stages_left;
+    const uint32_t stage = ring + place * Traits::kStageBytes;
+    x_loader.load(stage, [&](int slot) { return slots[slot].x_offset; });
+    dy_loader.load(stage + kSlots * Tile::kBytes, [&](int slot) { return slots[slot].dy_offset; });
   };
-#pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) load_stage(step, step);
 
   const int warp = threadIdx.x / 32;
   // First row and column of this warp in its blocks, and its first slot.
   const int row = warp / Traits::kWarpsPerRow % Traits::kWarpsPerRow * Traits::kWarpSize;
   const int column = warp % Traits::kWarpsPerRow * Traits::kWarpSize;
-  const int first_slot =
-      warp / (Traits::kWarpsPerRow * Traits::kWarpsPerRow) * Traits::kWarpSlots;
-  Accumulator<Traits::kWarpSize, Traits::kWarpSize> accumulators[Traits::kWarpSlots];
+  const int first_slot = warp / (Traits::kWarpsPerRow * Traits::kWarpsPerRow) * kWarpSlots;
+  uint32_t tile_x[kWarpSlots], tile_dy[kWarpSlots];  // in stage 0
+  uint32_t live = 0;                                 // a bit a slot
+#pragma unroll
+  for (int s = 0; s < kWarpSlots; ++s) {
+    const DwSlot& slot = slots[first_slot + s];
+    tile_x[s] = ring + slot.x_tile * Tile::kBytes;
+    tile_dy[s] = ring + (kSlots + slot.dy_tile) * Tile::kBytes;
+    live |= slot.live << s;
+  }
+  Accumulator<Traits::kWarpSize, Traits::kWarpSize> accumulators[kWarpSlots];
 #pragma unroll
   for (auto& accumulator : accumulators) accumulator.clear();
-  int place = 0;
-#pragma unroll 1
-  for (int64_t step = 0; step < steps; ++step) {
-    ptx::cp_async_wait<kStages - 2>();
-    // Tiles of this step have arrived, and everyone has finished with those of the last one.
-    __syncthreads();
-    load_stage(step + kStages - 1, place == 0 ? kStages - 1 : place - 1);
-    const uint32_t stage = ring + place * Traits::kStageBytes;
+  if constexpr (Math::kUsesTensorCores) {
+    typename Product::Fragments fragments[2];
+    run_pipeline<Traits::kStages, kWarpSlots * Product::kSteps>(
+        steps, load,
+        [&](int place, int substep) {
+          const int s = substep / Product::kSteps;
+          const uint32_t stage = place * Traits::kStageBytes;
+          Product::load(fragments[substep % 2], tile_x[s] + stage, row, tile_dy[s] + stage, column,
+                        substep % Product::kSteps);
+        },
+        [&](int substep) {
+          const int s = substep / Product::kSteps;
+          if (live >> s & 1) Product::multiply(accumulators[s], fragments[substep % 2]);
+        });
+  } else {
+    run_simple_pipeline<Traits::kStages>(steps, load, [&](int place) {
+      const uint32_t stage = place * Traits::kStageBytes;
 #pragma unroll
-    for (int s = 0; s < Traits::kWarpSlots; ++s) {
-      const DwSlot& slot = slots[first_slot + s];
-      if (!slot.live) continue;
-      multiply_tiles<typename Traits::Math, Traits::kMajor, Traits::kMajor, Tile, Tile,
-                     Traits::kDepth>(accumulators[s], stage + slot.x_tile * Tile::kBytes, row,
-                                     stage + (kSlots + slot.dy_tile) * Tile::kBytes, column);
-    }
-    place = place == kStages - 1 ? 0 : place + 1;
+      for (int s = 0; s < kWarpSlots; ++s) {
+        if (live >> s & 1) {
+          Product::multiply_exactly(accumulators[s], tile_x[s] + stage, row, tile_dy[s] + stage,
+                                    column);
+        }
+      }
+    });
   }
 
+  const bool partial = params.splits > 1;
 #pragma unroll
-  for (int s = 0; s < Traits::kWarpSlots; ++s) {
+  for (int s = 0; s < kWarpSlots; ++s) {
     const int weight_block = slots[first_slot + s].weight_block;
     if (weight_block < 0) continue;
-    constexpr int64_t kBlockElements = kBlockSize * kBlockSize;
-    const bool partial = params.splits > 1;
+    // Accumulators of blocks that are gated off are still zeros.
     const float scale = partial || params.gate == nullptr ? 1.0f : params.gate[weight_block];
-    const int64_t block =
+    const int64_t first_element =
         ((partial ? static_cast<int64_t>(split) * params.num_blocks : 0) + weight_block) *
-        kBlockElements;
+        (kBlockSize * kBlockSize);
     accumulators[s].for_each_pair([&](int i, int j, float first, float second) {
-      const int64_t element = block + (row + i) * kBlockSize + column + j;
-      if (!slots[first_slot + s].live) {
-        first = second = 0.0f;
-      } else {
-        first *= scale;
-        second *= scale;
-      }
+      const int64_t element = first_element + (row + i) * kBlockSize + column + j;
+      first *= scale;
+      second *= scale;
       if (partial || params.float_output) {
         float* to = partial ? params.partials : static_cast<float*>(params.dw);
         *reinterpret_cast<float2*>(to + element) = {first, second};

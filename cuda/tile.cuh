@@ -56,20 +56,14 @@ using OperandTile = SharedTile<
     static_cast<int>(sizeof(Element)) * (kMajor == Major::kReduction ? kReduction : kOutputs),
     kMajor == Major::kOutput && sizeof(Element) == 4 ? Swizzle::kRows4 : Swizzle::kRows8>;
 
-// Copies one chunk to shared memory and fills up with zeros after `valid` elements. `aligned`:
-// the source may be read 16 bytes at once; otherwise it is read element by element, at once.
+// Copies one chunk to shared memory element by element, at once, with zeros after `valid`
+// elements: for sources that may not be read 16 bytes at once.
 template <class Element>
-__device__ __forceinline__ void load_chunk(uint32_t to, const Element* from, int valid,
-                                           bool aligned) {
-  constexpr int kElements = kChunkElements<Element>;
-  valid = valid < 0 ? 0 : valid > kElements ? kElements : valid;
-  if (aligned) {
-    ptx::cp_async_16(to, from, valid * static_cast<int>(sizeof(Element)));
-    return;
-  }
+__device__ __forceinline__ void load_chunk_by_elements(uint32_t to, const Element* from,
+                                                       int valid) {
   uint32_t words[4] = {0, 0, 0, 0};
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) {
+  for (int e = 0; e < kChunkElements<Element>; ++e) {
     if (e >= valid) continue;
     if constexpr (sizeof(Element) == 2) {
       const uint32_t bits = reinterpret_cast<const uint16_t*>(from)[e];
@@ -80,6 +74,23 @@ __device__ __forceinline__ void load_chunk(uint32_t to, const Element* from, int
   }
   ptx::store_shared_16(to, words);
 }
+
+// How the threads of a CTA share the chunks of a tile: a thread has one chunk column, and rows
+// kRowStep apart, so that its addresses differ by constants.
+template <class Tile, int kThreads>
+struct ChunkShare {
+  static_assert(kThreads % Tile::kRowChunks == 0, "threads cover whole rows");
+  static constexpr int kRowStep = kThreads / Tile::kRowChunks;
+  static constexpr int kRowsPerThread = (Tile::kRows + kRowStep - 1) / kRowStep;
+  static constexpr bool kEven = Tile::kRows % kRowStep == 0;
+
+  static __device__ __forceinline__ int row() { return threadIdx.x / Tile::kRowChunks; }
+  static __device__ __forceinline__ int chunk() { return threadIdx.x % Tile::kRowChunks; }
+  // Whether this thread has a row `step` row steps on.
+  static __device__ __forceinline__ bool has(int step) {
+    return kEven || row() + step * kRowStep < Tile::kRows;
+  }
+};
 
 }  // namespace bsparse
 

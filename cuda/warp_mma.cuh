@@ -32,6 +32,20 @@ struct Accumulator {
         for (int e = 0; e < 4; ++e) values[m][n][e] = 0.0f;
   }
 
+  // Replaces every value by map(column, value).
+  template <class Map>
+  __device__ __forceinline__ void transform(const Map& map) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kPiecesN; ++n)
+#pragma unroll
+      for (int m = 0; m < kPiecesM; ++m)
+#pragma unroll
+        for (int e = 0; e < 2 * kRowsPerPiece; ++e) {
+          values[m][n][e] = map(n * 8 + lane % 4 * 2 + e % 2, values[m][n][e]);
+        }
+  }
+
   // Calls visit(row, column, value at (row, column), value at (row, column + 1)) for each pair
   // that this lane holds.
   template <class Visit>
@@ -147,33 +161,45 @@ __device__ __forceinline__ void load_b(uint32_t (&b)[kN / 8][2], uint32_t tile, 
   }
 }
 
-// accumulator (kM, kN) += A[row.., :] B[:, column..] over the whole reduction of the tiles.
-// A is (outputs, reduction), B its partner, also written (outputs, reduction).
-template <class Math, Major kMajorA, Major kMajorB, class TileA, class TileB, int kReduction,
+// One warp's share of a product of two tiles: rows `row` and up of A, (outputs, reduction), times
+// columns `column` and up of B, written (outputs, reduction) too. For mma.sync: fragments of a
+// step are loaded ahead of their use.
+template <class MathT, Major kMajorA, Major kMajorB, class TileA, class TileB, int kReduction,
           int kM, int kN>
-__device__ __forceinline__ void multiply_tiles(Accumulator<kM, kN>& accumulator, uint32_t tile_a,
-                                               int row, uint32_t tile_b, int column) {
-  using Element = typename Math::Element;
-  constexpr int kStep = kStepChunks * kChunkElements<Element>;
+struct WarpProduct {
+  using Math = MathT;
+  using Sum = Accumulator<kM, kN>;
+  static constexpr int kStep = kStepChunks * kChunkElements<typename Math::Element>;
+  static constexpr int kSteps = kReduction / kStep;
   static_assert(kReduction % kStep == 0, "the reduction of a tile is cut into whole steps");
-  if constexpr (Math::kUsesTensorCores) {
-    constexpr int kPiecesM = Accumulator<kM, kN>::kPiecesM;
+
+  struct Fragments {
+    uint32_t a[Sum::kPiecesM][4];
+    uint32_t b[Sum::kPiecesN][2];
+  };
+
+  static __device__ __forceinline__ void load(Fragments& fragments, uint32_t tile_a, int row,
+                                              uint32_t tile_b, int column, int step) {
 #pragma unroll
-    for (int step = 0; step < kReduction / kStep; ++step) {
-      uint32_t a[kPiecesM][4];
-      uint32_t b[kN / 8][2];
-#pragma unroll
-      for (int m = 0; m < kPiecesM; ++m) {
-        load_a<Math, kMajorA, kM, TileA>(a[m], tile_a, row + m * 16, step);
-      }
-      load_b<Math, kMajorB, kN, TileB>(b, tile_b, column, step);
-#pragma unroll
-      for (int m = 0; m < kPiecesM; ++m)
-#pragma unroll
-        for (int n = 0; n < kN / 8; ++n) Math::mma(accumulator.values[m][n], a[m], b[n]);
+    for (int m = 0; m < Sum::kPiecesM; ++m) {
+      load_a<Math, kMajorA, kM, TileA>(fragments.a[m], tile_a, row + m * 16, step);
     }
-  } else {
-    // Four terms of the sum at a time: 16-byte loads where the reduction is contiguous.
+    load_b<Math, kMajorB, kN, TileB>(fragments.b, tile_b, column, step);
+  }
+
+  static __device__ __forceinline__ void multiply(Sum& sum, const Fragments& fragments) {
+#pragma unroll
+    for (int m = 0; m < Sum::kPiecesM; ++m)
+#pragma unroll
+      for (int n = 0; n < Sum::kPiecesN; ++n) {
+        Math::mma(sum.values[m][n], fragments.a[m], fragments.b[n]);
+      }
+  }
+
+  // The exact float32 product, straight from the tiles. Four terms are added up before they meet
+  // the running sum, which halves the error of a long sum.
+  static __device__ __forceinline__ void multiply_exactly(Sum& sum, uint32_t tile_a, int row,
+                                                          uint32_t tile_b, int column) {
     const int lane = threadIdx.x % 32;
     const int first_row = row + lane / 4;
     const int first_column = column + lane % 4 * 2;
@@ -212,18 +238,18 @@ __device__ __forceinline__ void multiply_tiles(Accumulator<kM, kN>& accumulator,
           }
         }
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
+        for (int m = 0; m < kM / 8; ++m)
 #pragma unroll
-          for (int m = 0; m < kM / 8; ++m)
+          for (int c = 0; c < 2; ++c) {
+            float four = a[m][0] * b[c][0];
 #pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              float& sum = accumulator.values[m / 2][n][m % 2 * 2 + c];
-              sum = fmaf(a[m][e], b[c][e], sum);
-            }
+            for (int e = 1; e < 4; ++e) four = fmaf(a[m][e], b[c][e], four);
+            sum.values[m / 2][n][m % 2 * 2 + c] += four;
+          }
       }
     }
   }
-}
+};
 
 }  // namespace bsparse
 

@@ -90,27 +90,30 @@ def _mismatch(arm: Arm, target: int) -> float:
 
 
 def _arms_at(name, shapes, options, target):
-    """Arms of these shapes, each made at the density that the one before it missed by."""
+    """Arms of these shapes, each corrected by what the one before it missed the target by.
+
+    Every layer aims for the same number of blocks that a unit sees, whatever its number of inputs:
+    with the same density everywhere, the first layer's units would see a byte or two.
+    """
     bs = options.block_size
-    everything = sum(inputs * outputs for inputs, outputs in shapes)
-    density = (target - BYTES * options.embedding - sum(k for _, k in shapes)) / everything
+    outputs = sum(k for _, k in shapes)
+    degree = (target - BYTES * options.embedding - outputs) / (outputs * bs)
     for _ in range(3):
-        if not 0 < density <= 1:
-            return
-        made = tuple(_layout(name, density, options.seed + i, inputs // bs, outputs // bs)
+        made = tuple(_layout(name, degree, options.seed + i, inputs // bs, outputs // bs)
                      for i, (inputs, outputs) in enumerate(shapes))
         arm = Arm(name, shapes[0][1], shapes, options.embedding, bs, made)
         yield arm
-        density *= target / arm.parameters
+        degree *= target / arm.parameters
 
 
-def _layout(name, density, seed, in_blocks, out_blocks) -> np.ndarray:
-    """The family's layout at this density, or at the lowest it has for these sizes."""
+def _layout(name, degree, seed, in_blocks, out_blocks) -> np.ndarray:
+    """The family's layout with about `degree` blocks in a column, or as few as it has."""
+    density = min(1.0, degree / in_blocks)
     while True:
         try:
             return layouts.from_spec(SPECS[name].format(density=density, seed=seed),
                                      in_blocks, out_blocks)
-        except ValueError:
+        except ValueError:  # sparser than this family gets
             if density >= 1:
                 raise
             density = min(1.0, density * 1.25)

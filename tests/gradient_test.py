@@ -74,12 +74,13 @@ GATE = np.float32([0.5, 0.0, -2.0, 1.0])
 
 def _gradients_of_gated(problem, x, w, dy, **flags):
     """(dx, dw, dgate) of sum(dy * y), y gated by GATE."""
-    with tf.device(_CPU), tf.GradientTape() as tape:
+    with tf.device(_CPU):
         x, w, gate = tf.constant(x), tf.constant(w), tf.constant(GATE)
-        tape.watch([x, w, gate])
-        y = ops.matmul(x, w, gate=gate, **flags, **problem.kwargs)
-        loss = tf.reduce_sum(dy * y)
-    return tape.gradient(loss, [x, w, gate])
+        with tf.GradientTape() as tape:
+            tape.watch([x, w, gate])
+            y = ops.matmul(x, w, gate=gate, **flags, **problem.kwargs)
+            loss = tf.reduce_sum(dy * y)
+        return tape.gradient(loss, [x, w, gate])
 
 
 def _gated_problem():
@@ -126,17 +127,17 @@ def test_straight_through_lets_closed_blocks_learn(gate_grad):
 def test_second_derivative_through_the_gate():
     """d/dgate of dw: gate * raw is linear in the gate, so it is raw, block by block."""
     problem, x, w, dy, raw = _gated_problem()
-    with tf.device(_CPU), tf.GradientTape() as outer:
-        gate = tf.constant(GATE)
-        outer.watch(gate)
-        with tf.GradientTape() as inner:
-            w = tf.constant(w)
-            inner.watch(w)
-            loss = tf.reduce_sum(dy * ops.matmul(x, w, gate=gate, gate_grad=True, **problem.kwargs))
-        total = tf.reduce_sum(inner.gradient(loss, w))
-    np.testing.assert_allclose(
-        outer.gradient(total, gate), raw.sum((1, 2)), rtol=1e-5, atol=1e-5
-    )
+    with tf.device(_CPU):
+        gate, w = tf.constant(GATE), tf.constant(w)
+        with tf.GradientTape() as outer:
+            outer.watch(gate)
+            with tf.GradientTape() as inner:
+                inner.watch(w)
+                y = ops.matmul(x, w, gate=gate, gate_grad=True, **problem.kwargs)
+                loss = tf.reduce_sum(dy * y)
+            total = tf.reduce_sum(inner.gradient(loss, w))
+        slope = outer.gradient(total, gate)
+    np.testing.assert_allclose(slope, raw.sum((1, 2)), rtol=1e-5, atol=1e-5)
 
 
 @problems.DETERMINISTIC

@@ -2,9 +2,11 @@
 
 #include "cc/cpu/kernels.h"
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 // Highway's variable-length Arm and RISC-V targets cannot keep vectors in arrays, as our tiles do;
 // SSE4 has no fused multiply-add, and machines of that age take the portable target.
@@ -88,12 +90,14 @@ namespace {
 
 // Highway's own choice lives in its library, which Debian has only as a shared one; a wheel should
 // not depend on that for a few bits of CPUID.
-AllKernels Choose() {
+std::vector<AllKernels> FindSupportedKernels() {
+  std::vector<AllKernels> found;
 #if HWY_ARCH_X86
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("aes");
+                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+                    __builtin_cpu_supports("f16c") && __builtin_cpu_supports("pclmul") &&
+                    __builtin_cpu_supports("aes");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw");
@@ -101,23 +105,34 @@ AllKernels Choose() {
   if (avx512) {
     AllKernels kernels = N_AVX3::ThisTarget();
     kernels.bfloat16_pairs.multiply = PairProduct();
-    if (kernels.bfloat16_pairs.multiply != nullptr) kernels.target = "AVX3_BF16";
-    return kernels;
+    kernels.target = "AVX3_BF16";
+    if (kernels.bfloat16_pairs.multiply != nullptr) found.push_back(kernels);
+    found.push_back(N_AVX3::ThisTarget());
   }
 #endif
 #if HWY_TARGETS & HWY_AVX2
-  if (avx2) return N_AVX2::ThisTarget();
+  if (avx2) found.push_back(N_AVX2::ThisTarget());
 #endif
 #endif  // HWY_ARCH_X86
-  return HWY_STATIC_DISPATCH(ThisTarget)();
+  found.push_back(HWY_STATIC_DISPATCH(ThisTarget)());
+  return found;
 }
+
+std::atomic<const AllKernels*> chosen_for_testing{nullptr};
 
 }  // namespace
 
-const AllKernels& BestKernels() {
-  static const AllKernels kernels = Choose();
+const std::vector<AllKernels>& SupportedKernels() {
+  static const std::vector<AllKernels> kernels = FindSupportedKernels();
   return kernels;
 }
+
+const AllKernels& CurrentKernels() {
+  const AllKernels* chosen = chosen_for_testing.load(std::memory_order_relaxed);
+  return chosen != nullptr ? *chosen : SupportedKernels().front();
+}
+
+void UseKernelsForTesting(const AllKernels& kernels) { chosen_for_testing = &kernels; }
 
 }  // namespace bsparse
 #endif  // HWY_ONCE

@@ -4,6 +4,7 @@
 #define BSPARSE_CC_CPU_KERNELS_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "cc/cpu/dtype.h"
 #include "cc/plan/types.h"
@@ -97,8 +98,12 @@ struct AllKernels {
   Kernels<BFloat16, BFloat16Pair> bfloat16_pairs;  // `multiply` is null without the instruction
 };
 
-// Of the best instruction set that this machine and this build have in common.
-const AllKernels& BestKernels();
+// For each instruction set that this machine and this build have in common, the best first.
+const std::vector<AllKernels>& SupportedKernels();
+
+// The first of them, unless a test has chosen another.
+const AllKernels& CurrentKernels();
+void UseKernelsForTesting(const AllKernels& kernels);
 
 // With VDPBF16PS; null where the compiler or the machine lacks it.
 using MultiplyPairs = void (*)(const Product<BFloat16Pair>& product);

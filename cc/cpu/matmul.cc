@@ -348,7 +348,7 @@ void RunMatmul(const CpuMatmulArgs& args, const Kernels<T, Elem>& kernels,
 
 void CpuMatmul(const CpuMatmulArgs& args, const ParallelFor& parallel_for) {
   if (args.batch == 0 || args.index->out_blocks() == 0) return;
-  const AllKernels& kernels = BestKernels();
+  const AllKernels& kernels = CurrentKernels();
   switch (args.dtype) {
     case DType::kFloat32:
       return RunMatmul(args, kernels.float32, parallel_for);
@@ -364,6 +364,6 @@ void CpuMatmul(const CpuMatmulArgs& args, const ParallelFor& parallel_for) {
   }
 }
 
-const char* CpuTargetName() { return BestKernels().target; }
+const char* CpuTargetName() { return CurrentKernels().target; }
 
 }  // namespace bsparse

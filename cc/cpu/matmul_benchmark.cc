@@ -1,7 +1,7 @@
 // Times the CPU products and compares them with this machine's peak.
 //
 //   matmul_benchmark [--threads=1] [--size=2048] [--batch=192] [--density=0.25] [--dtype=float32]
-//                    [--op=forward|dx|dw] [--block_size=32] [--axis=0]
+//                    [--op=forward|dx|dw] [--block_size=32] [--axis=0] [--target=AVX2]
 //
 // Every option left out that has several values takes all of them in turn. Each line is the best of
 // many short windows: on a machine with other work, the others say little.
@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "cc/cpu/kernels.h"
 #include "cc/cpu/matmul.h"
 
 #if defined(__x86_64__)
@@ -169,6 +170,9 @@ int Main(int argc, char** argv) {
   const auto option = [&](const char* name, const char* otherwise) {
     return Option(argc, argv, name, otherwise);
   };
+  for (const AllKernels& kernels : SupportedKernels()) {
+    if (kernels.target == option("target", "")) UseKernelsForTesting(kernels);
+  }
   const double peak = MeasuredPeak();
   std::printf("kernels: %s; peak of one core: %.1f GF of float32\n", CpuTargetName(), peak);
   const std::pair<const char*, DType> dtypes[] = {{"float32", DType::kFloat32},

@@ -167,7 +167,7 @@ void RunMatmulDw(const CpuMatmulDwArgs& args, const Kernels<T, Elem>& kernels,
 }  // namespace
 
 void CpuMatmulDw(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for) {
-  const AllKernels& kernels = BestKernels();
+  const AllKernels& kernels = CurrentKernels();
   switch (args.dtype) {
     case DType::kFloat32:
       return RunMatmulDw(args, kernels.float32, parallel_for);
