@@ -27,7 +27,7 @@ __device__ __forceinline__ void run_pipeline(Count steps, const Load& load, cons
   static_assert(kStages >= 2, "one stage is computed while another arrives");
   static_assert(kSubsteps % 2 == 0, "a stage begins with the even set of fragments");
   RingPosition<kStages> read, write;
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < kStages - 1; ++stage) {
     load(write.place);
     ptx::cp_async_commit();
@@ -66,7 +66,7 @@ template <int kStages, class Count, class Load, class Multiply>
 __device__ __forceinline__ void run_simple_pipeline(Count steps, const Load& load,
                                                     const Multiply& multiply) {
   RingPosition<kStages> read, write;
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < kStages - 1; ++stage) {
     load(write.place);
     ptx::cp_async_commit();

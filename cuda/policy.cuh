@@ -36,6 +36,19 @@ constexpr MatmulTile matmul_tile(int block_size, bool small_batch) {
     if (block_size == 128) return {64, 2, 2, 64, 5, 2};
     return {64, 4, 1, 64, 5, 3};
   }
+#if BSPARSE_TUNE == 1
+  if (block_size == 128) return {128, 2, 2, 128, 3, 2};
+  if (block_size == 64) return {128, 4, 1, 128, 3, 3};
+  if (block_size == 32) return {256, 4, 1, 128, 3, 2};
+#elif BSPARSE_TUNE == 2
+  if (block_size == 128) return {128, 2, 2, 128, 2, 2};
+  if (block_size == 64) return {128, 2, 2, 64, 5, 3};
+  if (block_size == 32) return {128, 4, 1, 64, 5, 4};
+#elif BSPARSE_TUNE == 3
+  if (block_size == 128) return {128, 2, 2, 64, 3, 2};
+  if (block_size == 64) return {256, 4, 1, 128, 2, 2};
+  if (block_size == 32) return {256, 4, 1, 128, 2, 3};
+#endif
   if (block_size == 128) return {128, 2, 2, 64, 5, 2};  // 80 KB: two CTAs in an A100's 164 KB
   if (block_size == 64) return {256, 4, 1, 64, 4, 2};   // 80 KB
   return {256, 4, 1, 64, 4, 3};                         // 72 KB and less: three on an H100

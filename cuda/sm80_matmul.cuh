@@ -71,6 +71,23 @@ struct Sm80MatmulWork {
   }
 };
 
+// A pointer into a tensor of blocks that moves from one (block, part) to the next by the
+// difference. Kept so, and not computed afresh from thread index and parameters, because the
+// compiler would else recompute it in every stage, some forty instructions.
+template <class Element>
+struct BlockPointer {
+  const Element* pointer;  // at (block, part)
+  int block = 0;
+  int part = 0;
+
+  __device__ __forceinline__ void move_to(int new_block, int new_part, int64_t block_stride,
+                                          int64_t part_stride) {
+    pointer += (new_block - block) * block_stride + (new_part - part) * part_stride;
+    block = new_block;
+    part = new_part;
+  }
+};
+
 // Brings x into shared memory: the tile rows of one batch tile, for any stored block.
 template <class Traits>
 struct XLoader {
@@ -81,80 +98,83 @@ struct XLoader {
   static constexpr int kPerChunk = kChunkElements<Element>;
   static_assert(Share::kEven, "threads cover the x tile evenly");
 
-  const Element* source;  // this thread's first element, for in_block 0
-  int64_t row_stride;     // elements from one of this thread's rows to its next
-  int64_t block_stride;   // elements from one in_block to the next
-  int valid;  // rows (feature axis 1) or elements (0) left from this thread's first one on
+  BlockPointer<Element> source;  // this thread's first element
+  int64_t feature_stride;        // elements from one feature to the next
+  int64_t row_stride;            // elements from one of this thread's rows to its next
+  int left;                      // batch entries of the tile
   bool aligned;
 
   __device__ __forceinline__ XLoader(const MatmulParams& params, int64_t batch_begin)
-      : aligned(params.x_aligned) {
+      : feature_stride(Traits::kFeatureAxis == 1 ? 1 : params.batch),
+        left(static_cast<int>(min(params.batch - batch_begin, int64_t{Traits::kBatchTile}))),
+        aligned(params.x_aligned) {
     const auto* x = static_cast<const Element*>(params.x);
     const int chunk = Share::chunk() * kPerChunk;
-    int64_t first;
     if constexpr (Traits::kFeatureAxis == 1) {
-      first = batch_begin + Share::row();
-      source = x + first * params.in_features + chunk % kBlockSize;
+      source.pointer = x + (batch_begin + Share::row()) * params.in_features + chunk % kBlockSize;
       row_stride = Share::kRowStep * params.in_features;
-      block_stride = kBlockSize;
     } else {
-      first = batch_begin + chunk;
-      source = x + Share::row() % kBlockSize * params.batch + first;
+      source.pointer = x + Share::row() % kBlockSize * params.batch + batch_begin + chunk;
       row_stride = Share::kRowStep * params.batch;
-      block_stride = kBlockSize * params.batch;
     }
-    const int64_t left = params.batch - first;
-    valid = left < 0 ? 0 : left > Traits::kBatchTile ? Traits::kBatchTile : static_cast<int>(left);
   }
 
   // `entries`: those of the stage; `part`: which kDepth inputs of a larger block.
-  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) const {
+  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) {
+    constexpr bool kOneBlock = Traits::kFeatureAxis == 1 || Traits::kStageEntries == 1;
+    if constexpr (kOneBlock) {
+      const int in_block =
+          entries[Traits::kStageEntries > 1 ? Share::chunk() * kPerChunk / kBlockSize : 0].x;
+      source.move_to(in_block, part, kBlockSize * feature_stride, Traits::kDepth * feature_stride);
+    }
     if (aligned) {
-      each_chunk(to, entries, part, [](uint32_t place, const Element* from, int elements) {
-        const int whole = min(elements, kPerChunk);
-        ptx::cp_async_16(place, from, max(whole, 0) * static_cast<int>(sizeof(Element)));
+      each_chunk<true>(to, entries, [](uint32_t place, const Element* from, int elements) {
+        ptx::cp_async_16(place, from,
+                         max(min(elements, kPerChunk), 0) * static_cast<int>(sizeof(Element)));
       });
     } else {
-      each_chunk(to, entries, part, [](uint32_t place, const Element* from, int elements) {
+      each_chunk<false>(to, entries, [](uint32_t place, const Element* from, int elements) {
         load_chunk_by_elements(place, from, elements);
       });
     }
   }
 
   // Calls copy(place, source, number of elements to copy) for each of this thread's chunks.
-  template <class Copy>
-  __device__ __forceinline__ void each_chunk(uint32_t to, const int2* entries, int part,
+  template <bool kUnroll, class Copy>
+  __device__ __forceinline__ void each_chunk(uint32_t to, const int2* entries,
                                              const Copy& copy) const {
+    constexpr int kUnrolled = kUnroll ? Share::kRowsPerThread : 1;
     const int row = Share::row();
     if constexpr (Traits::kFeatureAxis == 1) {
-      const int in_block = entries[Share::chunk() * kPerChunk / kBlockSize].x;
-      const Element* from = source + in_block * block_stride + part * Traits::kDepth;
-      const int rows = Traits::kStageEntries > 1 && in_block < 0 ? 0 : valid;
-#pragma unroll
+      const bool present = Traits::kStageEntries == 1 || source.block >= 0;
+      const int valid = present ? left - row : 0;
+      const Element* from = source.pointer;
+#pragma unroll kUnrolled
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
         const int ahead = r * Share::kRowStep;
-        copy(to + Tile::offset(row + ahead, Share::chunk()), from, ahead < rows ? kPerChunk : 0);
+        copy(to + Tile::offset(row + ahead, Share::chunk()), from, ahead < valid ? kPerChunk : 0);
         from += row_stride;
       }
     } else if constexpr (Traits::kStageEntries == 1) {
-      const Element* from = source + entries[0].x * block_stride +
-                            part * (Traits::kDepth / Share::kRowStep) * row_stride;
-#pragma unroll
+      const Element* from = source.pointer;
+#pragma unroll kUnrolled
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
-        copy(to + Tile::offset(row + r * Share::kRowStep, Share::chunk()), from, valid);
+        copy(to + Tile::offset(row + r * Share::kRowStep, Share::chunk()), from,
+             left - Share::chunk() * kPerChunk);
         from += row_stride;
       }
     } else {
       // A thread's rows lie kRowStep apart: in one block, or at the same place in several.
       static_assert(kBlockSize % Share::kRowStep == 0 || Share::kRowStep % kBlockSize == 0,
                     "rows keep their place in a block");
-#pragma unroll
+#pragma unroll kUnrolled
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
         const int ahead = r * Share::kRowStep;
         const int in_block = entries[(row + ahead) / kBlockSize].x;
-        const Element* from = source + in_block * block_stride +
+        const Element* from = source.pointer + in_block * (kBlockSize * feature_stride) +
                               ahead % kBlockSize / Share::kRowStep * row_stride;
-        copy(to + Tile::offset(row + ahead, Share::chunk()), from, in_block < 0 ? 0 : valid);
+        copy(to + Tile::offset(row + ahead, Share::chunk()), from,
+             in_block < 0 ? 0 : left - Share::chunk() * kPerChunk);
       }
     }
   }
@@ -168,26 +188,39 @@ struct WLoader {
   using Share = ChunkShare<Tile, kThreads>;
   static constexpr int kPerChunk = kChunkElements<Element>;
   static constexpr int kBlockSize = Traits::kBlockSize;
+  static constexpr int64_t kBlockStride = kBlockSize * kBlockSize;
+  static constexpr int64_t kPartStride = Traits::kDepth * (Traits::kTranspose ? 1 : kBlockSize);
 
-  const Element* source;  // this thread's first element, for weight block 0
+  BlockPointer<Element> source;  // this thread's first element
 
   __device__ __forceinline__ explicit WLoader(const void* w)
-      : source(static_cast<const Element*>(w) +
-               Share::row() % kBlockSize * kBlockSize + Share::chunk() * kPerChunk % kBlockSize) {}
+      : source{static_cast<const Element*>(w) + Share::row() % kBlockSize * kBlockSize +
+               Share::chunk() * kPerChunk % kBlockSize} {}
 
-  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) const {
+  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) {
     const int row = Share::row();
-    const Element* first = source + part * Traits::kDepth * (Traits::kTranspose ? 1 : kBlockSize);
+    // All of this thread's chunks come from one block, unless terms of several lie below each
+    // other and the thread has more than one row.
+    constexpr bool kOneBlock =
+        Traits::kTranspose || Traits::kStageEntries == 1 || Share::kRowsPerThread == 1;
+    const auto entry_of = [&](int ahead) {
+      const int term = Traits::kTranspose ? Share::chunk() * kPerChunk : row + ahead;
+      return Traits::kStageEntries > 1 ? min(term / kBlockSize, Traits::kStageEntries - 1) : 0;
+    };
+    if constexpr (kOneBlock) {
+      source.move_to(entries[entry_of(0)].y, part, kBlockStride, kPartStride);
+    }
 #pragma unroll
     for (int r = 0; r < Share::kRowsPerThread; ++r) {
       if (!Share::has(r)) continue;
       const int ahead = r * Share::kRowStep;
-      // The term of the sum that this chunk belongs to, or begins with.
-      const int term = Traits::kTranspose ? Share::chunk() * kPerChunk : row + ahead;
-      const int weight_block = entries[Traits::kStageEntries > 1 ? term / kBlockSize : 0].y;
-      const Element* from = first + static_cast<int64_t>(weight_block) * (kBlockSize * kBlockSize) +
-                            ahead % kBlockSize * kBlockSize;
-      const bool present = Traits::kStageEntries == 1 || weight_block >= 0;
+      const Element* from = source.pointer + ahead % kBlockSize * kBlockSize;
+      int block = source.block;
+      if constexpr (!kOneBlock) {
+        block = entries[entry_of(ahead)].y;
+        from += block * kBlockStride;
+      }
+      const bool present = Traits::kStageEntries == 1 || block >= 0;
       ptx::cp_async_16(to + Tile::offset(row + ahead, Share::chunk()), from,
                        present ? kChunkBytes : 0);
     }
@@ -217,8 +250,9 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
                                       : num_entries * Traits::kEntryStages;
 
   // Entry e of a step, or behind the last a place holder that loads zeros.
-  const auto fetch_entry = [&](int2* to, int step, int e, bool now) {
-    const int entry = kStageEntries > 1 ? step * kStageEntries + e : step / Traits::kEntryStages;
+  const auto fetch_entry = [&](int2* to, unsigned step, int e, bool now) {
+    const int entry = kStageEntries > 1 ? step * kStageEntries + e
+                                        : step / static_cast<unsigned>(Traits::kEntryStages);
     if (entry >= num_entries) {
       *to = make_int2(-1, -1);
     } else if (now) {
@@ -233,15 +267,15 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
   }
   __syncthreads();
 
-  const XLoader<Traits> x_loader(params, batch_begin);
-  const WLoader<Traits> w_loader(params.w);
+  XLoader<Traits> x_loader(params, batch_begin);
+  WLoader<Traits> w_loader(params.w);
   int next = 0;                                       // step to load
   RingPosition<Traits::kEntryRing> entries;           // of that step
   RingPosition<Traits::kEntryRing> later{kStages - 1};  // of the step whose entries to fetch
   const auto load = [&](int place) {
     if (next >= steps) return;
     const uint32_t stage = ring + place * Traits::kStageBytes;
-    const int part = next % Traits::kEntryStages;
+    const int part = next & (Traits::kEntryStages - 1);  // a power of two
     const int2* const now = entry_ring + entries.place * kStageEntries;
     x_loader.load(stage, now, part);
     w_loader.load(stage + Traits::TileX::kBytes, now, part);

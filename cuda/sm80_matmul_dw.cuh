@@ -126,11 +126,11 @@ struct DwLoader {
   template <class OffsetOf>
   __device__ __forceinline__ void load(uint32_t to, const OffsetOf& offset_of) {
     if (aligned) {
-      each_chunk(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+      each_chunk<true>(to, offset_of, [](uint32_t place, const Element* from, int elements) {
         ptx::cp_async_16(place, from, elements * static_cast<int>(sizeof(Element)));
       });
     } else {
-      each_chunk(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+      each_chunk<false>(to, offset_of, [](uint32_t place, const Element* from, int elements) {
         load_chunk_by_elements(place, from, elements);
       });
     }
@@ -139,20 +139,20 @@ struct DwLoader {
   }
 
   // Calls copy(place, source, number of elements to copy) for each of this thread's chunks.
-  template <class OffsetOf, class Copy>
+  template <bool kUnroll, class OffsetOf, class Copy>
   __device__ __forceinline__ void each_chunk(uint32_t to, const OffsetOf& offset_of,
                                              const Copy& copy) const {
     const int first_slot = threadIdx.x / kSlotThreads;
     const int first_row = threadIdx.x % kSlotThreads / Tile::kRowChunks;
     const int chunk = threadIdx.x % Tile::kRowChunks;
     const int valid = static_cast<int>(max(int64_t{0}, min(left, int64_t{Traits::kDepth})));
-#pragma unroll
+#pragma unroll kUnroll ? Traits::kSlots : 1
     for (int s = 0; s < Traits::kSlots; s += kSlotsAtOnce) {
       const int64_t offset = offset_of(first_slot + s);
       if (offset < 0) continue;
       const Element* from = source + offset;
       const uint32_t tile = to + (first_slot + s) * Tile::kBytes;
-#pragma unroll
+#pragma unroll kUnroll ? Tile::kRows : 1
       for (int row = 0; row < Tile::kRows; row += kRowStep) {
         const int elements = Traits::kFeatureAxis == 1 ? (row < valid ? kPerChunk : 0)
                                                        : min(valid, kPerChunk);

@@ -92,23 +92,25 @@ def _mismatch(arm: Arm, target: int) -> float:
 def _arms_at(name, shapes, options, target):
     """Arms of these shapes, each corrected by what the one before it missed the target by.
 
-    Every layer aims for the same number of blocks that a unit sees, whatever its number of inputs:
-    with the same density everywhere, the first layer's units would see a byte or two.
+    Every layer aims for as many weights as its counterpart in the dense arm has.
     """
     bs = options.block_size
-    outputs = sum(k for _, k in shapes)
-    degree = (target - BYTES * options.embedding - outputs) / (outputs * bs)
+    counterparts = [inputs * outputs for inputs, outputs in dense_arm(options).shapes]
+    biases = sum(outputs for _, outputs in shapes)
+    share = (target - BYTES * options.embedding - biases) / sum(counterparts)
     for _ in range(3):
-        made = tuple(_layout(name, degree, options.seed + i, inputs // bs, outputs // bs)
-                     for i, (inputs, outputs) in enumerate(shapes))
+        made = tuple(
+            _layout(name, share * weights / (inputs * outputs), options.seed + i,
+                    inputs // bs, outputs // bs)
+            for i, (weights, (inputs, outputs)) in enumerate(zip(counterparts, shapes)))
         arm = Arm(name, shapes[0][1], shapes, options.embedding, bs, made)
         yield arm
-        degree *= target / arm.parameters
+        share *= target / arm.parameters
 
 
-def _layout(name, degree, seed, in_blocks, out_blocks) -> np.ndarray:
-    """The family's layout with about `degree` blocks in a column, or as few as it has."""
-    density = min(1.0, degree / in_blocks)
+def _layout(name, density, seed, in_blocks, out_blocks) -> np.ndarray:
+    """The family's layout of this density, or of the lowest that it has."""
+    density = min(1.0, density)
     while True:
         try:
             return layouts.from_spec(SPECS[name].format(density=density, seed=seed),

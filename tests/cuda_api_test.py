@@ -62,13 +62,18 @@ def dense_matrix(layout, w, block_size):
     return dense
 
 
+def rounded_to_tf32(array):
+    """float32 with 10 bits of mantissa, to nearest: what TF32 tensor cores are fed."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 def low_precision_product(a, b, mode):
-    """What dense hardware gives: float32 accumulation, operands exact in the mode's dtype."""
-    torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
-    product = (torch.tensor(a, dtype=torch.float32).cuda()
-               @ torch.tensor(b, dtype=torch.float32).cuda())
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return product
+    """What dense hardware gives: operands exact in the mode's type, float32 accumulation."""
+    if mode == "tf32":
+        a, b = rounded_to_tf32(a), rounded_to_tf32(b)
+    a, b = (torch.tensor(m, dtype=torch.float32).cuda() for m in (a, b))
+    return a @ b
 
 
 def activate(z, activation):
@@ -222,7 +227,7 @@ def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, b
 
 
 @pytest.mark.parametrize("mode, block_size, feature_axis",
-                         itertools.product(MODES, BLOCK_SIZES, (0, 1)))
+                         list(itertools.product(MODES, BLOCK_SIZES, (0, 1))))
 def test_matmul_dw(kernels, mode, block_size, feature_axis):
     for batch in (0, 1, 3, 31, 64, 200, 333):
         check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=batch)
