@@ -16,6 +16,9 @@ except ImportError:  # setuptools before 70.1
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _PACKAGE = "bsparse_tf"
+# The planner alone, for tests of the CUDA kernels on hosts without TensorFlow. The op library
+# holds the same functions.
+_FOR_TESTS_ONLY = {"libbsparse_plan.so"}
 
 
 class BuildWithLibraries(build_py):
@@ -26,6 +29,8 @@ class BuildWithLibraries(build_py):
         super().run()
         target = pathlib.Path(self.build_lib) / _PACKAGE
         for library in sorted((_ROOT / _PACKAGE).glob("*.so")):
+            if library.name in _FOR_TESTS_ONLY:
+                continue
             self.copy_file(str(library), str(target / library.name))
 
 

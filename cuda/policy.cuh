@@ -27,8 +27,13 @@ struct MatmulTile {
 };
 
 // Warp tiles of 64 x 64 keep shared-memory reads (4 KB a step) below the tensor cores' time;
-// smaller blocks leave 64 x block_size. A batch of up to kSmallBatch would leave most of such
-// a tile empty, and there the weights' bytes decide: a quarter of the tile, and more CTAs.
+// smaller blocks leave 64 x block_size. Two deep stages beat four or five of half the depth there,
+// by 10 to 17% on an H100: fewer barriers, and a stage is long enough to hide the next one's
+// arrival. Blocks of 32 and less fill a deep stage from several places, which costs more than it
+// gives at low density (docs/kernel-notes.md).
+//
+// A batch of up to kSmallBatch would leave most of such a tile empty, and there the weights'
+// bytes decide: a quarter of the tile, and more CTAs.
 inline constexpr int64_t kSmallBatch = 64;
 
 constexpr MatmulTile matmul_tile(int block_size, bool small_batch) {
@@ -36,21 +41,8 @@ constexpr MatmulTile matmul_tile(int block_size, bool small_batch) {
     if (block_size == 128) return {64, 2, 2, 64, 5, 2};
     return {64, 4, 1, 64, 5, 3};
   }
-#if BSPARSE_TUNE == 1
-  if (block_size == 128) return {128, 2, 2, 128, 3, 2};
-  if (block_size == 64) return {128, 4, 1, 128, 3, 3};
-  if (block_size == 32) return {256, 4, 1, 128, 3, 2};
-#elif BSPARSE_TUNE == 2
-  if (block_size == 128) return {128, 2, 2, 128, 2, 2};
-  if (block_size == 64) return {128, 2, 2, 64, 5, 3};
-  if (block_size == 32) return {128, 4, 1, 64, 5, 4};
-#elif BSPARSE_TUNE == 3
-  if (block_size == 128) return {128, 2, 2, 64, 3, 2};
-  if (block_size == 64) return {256, 4, 1, 128, 2, 2};
-  if (block_size == 32) return {256, 4, 1, 128, 2, 3};
-#endif
-  if (block_size == 128) return {128, 2, 2, 64, 5, 2};  // 80 KB: two CTAs in an A100's 164 KB
-  if (block_size == 64) return {256, 4, 1, 64, 4, 2};   // 80 KB
+  if (block_size == 128) return {128, 2, 2, 128, 2, 2};  // 64 KB
+  if (block_size == 64) return {256, 4, 1, 128, 2, 2};   // 80 KB: two CTAs in an A100's 164 KB
   return {256, 4, 1, 64, 4, 3};                         // 72 KB and less: three on an H100
 }
 

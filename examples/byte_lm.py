@@ -31,12 +31,12 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def bits_per_byte(byte, logits):
-    return keras.losses.sparse_categorical_crossentropy(byte, logits, from_logits=True) / math.log(2)
+    nats = keras.losses.sparse_categorical_crossentropy(byte, logits, from_logits=True)
+    return nats / math.log(2)
 
 
 def make_model(arm: Arm, window: int) -> keras.Model:
     """The network of arms.py, out of Keras layers."""
-
     last = len(arm.shapes) - 1
 
     def layer(index):

@@ -37,7 +37,7 @@ def parse(description: str, argv=None, **defaults) -> argparse.Namespace:
 
     training = parser.add_argument_group("training, the same for every arm")
     training.add_argument("--batch", type=int, default=256, help="windows a step (%(default)s)")
-    training.add_argument("--learning-rate", type=float, default=2e-3,
+    training.add_argument("--learning-rate", type=float, default=6e-3,
                           help="Adam's, at its peak (%(default)s)")
     training.add_argument("--reports", type=int, default=10,
                           help="validations on the way (%(default)s)")

@@ -327,6 +327,19 @@ def test_prepare_weights_converts_and_scales(kernels):
         assert torch.equal(out, (w * gate[:, None, None]).to(dtype))
 
 
+def test_copy_to_device_has_read_the_source_when_it_returns(kernels):
+    source = np.arange(1 << 20, dtype=np.int32)
+    wanted = source.copy()
+    target = torch.zeros(len(source), dtype=torch.int32, device="cuda")
+    stream = torch.cuda.current_stream().cuda_stream
+    assert kernels.api.copy_to_device(target.data_ptr(), source.ctypes.data, source.nbytes,
+                                      stream) == cuda.OK
+    source[:] = -1
+    assert np.array_equal(target.cpu().numpy(), wanted)
+    assert kernels.api.copy_to_device(None, source.ctypes.data, 4, stream) == cuda.INVALID_ARGUMENT
+    assert "null pointer" in kernels.api.last_error().decode()
+
+
 def test_planner_and_kernels_agree(kernels):
     if cuda.find_library("libbsparse_plan.so") is None:
         pytest.skip("libbsparse_plan.so is not built")

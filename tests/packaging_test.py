@@ -56,7 +56,7 @@ def test_the_build_put_the_libraries_into_the_package():
 @every_library
 def test_no_cuda_symbol_is_left_to_others(library):
     # TensorFlow exports the CUDA runtime as stubs; an undefined symbol would bind to them.
-    cuda_names = re.compile(r"_*(cuda|cu|nv|cublas|cudnn)[A-Z]|__(cuda|nv)")
+    cuda_names = re.compile(r"_*(cuda|cu|cublas|cudnn|nvml|nvrtc)[A-Z]|__(cuda|nv)")
     undefined = dynamic_symbols(library, "--undefined-only")
     assert [name for name in undefined if cuda_names.match(name)] == []
 

@@ -8,5 +8,13 @@ from bsparse_tf.benchmark.machine import describe_machine
 from bsparse_tf.benchmark.runner import PEERS, Result, run_cell, run_cells
 
 __all__ = [
-    "Cell", "DIRECTIONS", "DTYPES", "PEERS", "Result", "describe_machine", "grid", "run_cell", "run_cells",
+    "Cell",
+    "DIRECTIONS",
+    "DTYPES",
+    "PEERS",
+    "Result",
+    "describe_machine",
+    "grid",
+    "run_cell",
+    "run_cells",
 ]

@@ -31,8 +31,9 @@ class Contender:
 def _tensorflow_contender(name, product, operands, extract) -> Contender:
     """Runs `product(*operands[i])` inside one tf.function, in a chain, one after the other.
 
-    The loop lives in the graph so that Python's own time is not measured. Each product depends on
-    a number of the one before it: TensorFlow may neither merge them nor run two at a time.
+    The loop lives in the graph so that Python's own time is not measured. A number of each product
+    is returned, or TensorFlow would leave the product out; and each has to wait for the one before
+    it, or TensorFlow would merge those of the same operands and run the others two at a time.
     """
     operands = [tuple(tf.constant(a) for a in pair) for pair in operands]
 
@@ -42,7 +43,7 @@ def _tensorflow_contender(name, product, operands, extract) -> Contender:
             with tf.control_dependencies(numbers[-1:]):
                 result = product(*operands[i % len(operands)])
             numbers.append(tf.reshape(result, [-1])[0])
-        return tf.cast(numbers[-1], tf.float32)
+        return tf.stack(numbers)
 
     @functools.cache
     def traced(repeats):

@@ -1,4 +1,4 @@
-"""The command line: every subcommand is a module with add_arguments(parser) and run(args) -> int."""
+"""The command line. A subcommand is a module with add_arguments(parser) and run(args) -> int."""
 
 import argparse
 import importlib

@@ -13,7 +13,8 @@ namespace bsparse {
 namespace {
 
 // The activations that a unit of work reads take about this much of a core's own (second-level)
-// cache, beside the weights. Twice that where weights are rewritten anew for each panel.
+// cache, beside the weights. Twice that where each panel makes the weights dearer: they are
+// rewritten for it, or (transposed) fetched out of order.
 constexpr int64_t kPanelBytes = 384 << 10;
 constexpr int64_t kSmallestPanel = 48;  // batch rows; the best tile of a wide product
 constexpr int64_t kLargestPanel = 192;
@@ -153,9 +154,10 @@ class Matmul {
 template <typename T, typename Elem>
 void Matmul<T, Elem>::RunSection(const Section& section) const {
   const bool packs = PacksActivations(section.wide), prepares = PreparesWeights(section.wide);
-  const int64_t row_bytes = in_ / kPairing * sizeof(Elem);
-  const int64_t largest_panel = std::clamp((prepares ? 2 : 1) * kPanelBytes / row_bytes,
-                                           kSmallestPanel, kLargestPanel);
+  const int64_t row_bytes = std::max<int64_t>(in_ / kPairing * sizeof(Elem), 1);
+  const int64_t panel_bytes = (prepares || args_.transpose ? 2 : 1) * kPanelBytes;
+  const int64_t largest_panel =
+      std::clamp(panel_bytes / row_bytes, kSmallestPanel, kLargestPanel);
   const int64_t step = section.wide ? kWideStep : kTallStep;
   const int64_t largest_round =
       CeilDiv(packs ? std::max(kPackedBytes / row_bytes, largest_panel) : section.size(), step) *

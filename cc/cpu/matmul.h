@@ -51,8 +51,8 @@ struct CpuMatmulDwArgs {
 
 void CpuMatmulDw(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for);
 
-// The instruction set that the kernels run with on this machine, by Highway's names: "AVX3" (which is
-// AVX-512), "AVX3_BF16" (with its bfloat16 products), "AVX2", "NEON"…
+// The instruction set that the kernels run with on this machine, by Highway's names: "AVX3" (that
+// is, AVX-512), "AVX3_BF16" (with bfloat16 products), "AVX2", "NEON"…
 const char* CpuTargetName();
 
 }  // namespace bsparse

@@ -11,14 +11,14 @@
 namespace bsparse {
 namespace {
 
-// The batch is summed over in rounds of at most this much: what a round packs stays in the shared
-// cache, and no chain of additions gets long (see product-inl.h).
+// The batch is summed over in rounds of at most this much, so that what a round packs stays in the
+// shared cache.
 constexpr int64_t kRoundBatch = 512;
 constexpr int64_t kPackedFeatures = 128;  // of a unit of packing
+constexpr int64_t kPackedRows = 8;        // whose lines an 8-way cache holds at any distance
 
-// One call. For each round of the batch, x and dy are packed into panels (blocks, batch, bs), so
-// that whatever the feature axis, a block of dw is the product of two panels that are read from one
-// end to the other.
+// One call. For each round of the batch, x and dy are packed into panels (blocks, batch, bs):
+// whatever the feature axis, a block of dw is then the product of two panels read end to end.
 template <typename T, typename Elem, typename Out>
 class MatmulDw {
  public:
@@ -91,23 +91,33 @@ class MatmulDw {
 template <typename T, typename Elem, typename Out>
 void MatmulDw<T, Elem, Out>::PackPanels(const Round& round, const void* activations,
                                         int64_t blocks, Elem* panels) const {
-  const T* in = static_cast<const T*>(activations);
-  Pack<T, Elem> pack;
-  pack.in_stride = features_last_ ? blocks * bs_ : batch_;
-  pack.transposed = !features_last_;
-  pack.out_stride = bs_;
-  pack.rows = round.end - round.begin;
-  pack.columns = bs_;
+  const int64_t rows = round.end - round.begin;
+  const int64_t in_stride = features_last_ ? blocks * bs_ : batch_;
+  // With features last, a row of a panel is but a part of a cache line, or a few: the panels of a
+  // unit are filled together, few rows at a time, so that no line is fetched twice.
+  const int64_t rows_at_a_time = features_last_ ? kPackedRows : rows;
   const int64_t blocks_of_unit = std::max<int64_t>(kPackedFeatures / bs_, 1);
-  parallel_for_(CeilDiv(blocks, blocks_of_unit), pack.rows * blocks_of_unit * bs_,
+  const auto pack_unit = [&](int64_t first_block, int64_t last_block) {
+    for (int64_t row = 0; row < rows; row += rows_at_a_time) {
+      for (int64_t block = first_block; block < last_block; ++block) {
+        const int64_t n = round.begin + row, feature = block * bs_;
+        Pack<T, Elem> pack;
+        pack.in = static_cast<const T*>(activations) +
+                  (features_last_ ? n * in_stride + feature : feature * in_stride + n);
+        pack.in_stride = in_stride;
+        pack.transposed = !features_last_;
+        pack.out = panels + block * round.depth() * bs_ + row / kPairing * bs_;
+        pack.out_stride = bs_;
+        pack.rows = std::min(rows_at_a_time, rows - row);
+        pack.columns = bs_;
+        kernels_.pack(pack);
+      }
+    }
+  };
+  parallel_for_(CeilDiv(blocks, blocks_of_unit), rows * blocks_of_unit * bs_,
                 [&](int64_t first, int64_t last) {
-                  Pack<T, Elem> one = pack;
-                  const int64_t end = std::min(last * blocks_of_unit, blocks);
-                  for (int64_t block = first * blocks_of_unit; block < end; ++block) {
-                    one.in = features_last_ ? in + round.begin * one.in_stride + block * bs_
-                                            : in + block * bs_ * one.in_stride + round.begin;
-                    one.out = panels + block * round.depth() * bs_;
-                    kernels_.pack(one);
+                  for (int64_t unit = first; unit < last; ++unit) {
+                    pack_unit(unit * blocks_of_unit, std::min((unit + 1) * blocks_of_unit, blocks));
                   }
                 });
 }

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cc/cpu/dtype.h"
@@ -244,7 +245,8 @@ struct Problem {
   double Weight(int64_t block, int64_t i, int64_t j) const {
     const int64_t bs = options.block_size;
     Array rounded(options.dtype, 1);
-    rounded.Set(0, w[(block * bs + (options.transpose ? j : i)) * bs + (options.transpose ? i : j)]);
+    if (options.transpose) std::swap(i, j);
+    rounded.Set(0, w[(block * bs + i) * bs + j]);
     if (options.gated) {
       if (options.dtype == DType::kFloat64) {
         rounded.Set(0, rounded[0] * gate[block]);

@@ -72,9 +72,9 @@ int64_t TransposeStrips(D d, const hn::TFromD<D>* in, int64_t in_stride, int64_t
 }
 #endif
 
-// out[j * out_stride + i] = in[i * in_stride + j]. kLanes is the most rows to take at a time: 16 give
-// whole cache lines of output, but 8 are better where the input's stride may be a large power of
-// two, as more lines than that would drive each other out of an 8-way cache.
+// out[j * out_stride + i] = in[i * in_stride + j]. kLanes is the most rows to take at a time: 16
+// give whole cache lines of output, but 8 are better where the input's stride may be a large power
+// of two, as more lines than that would drive each other out of an 8-way cache.
 template <int kLanes, typename Lane>
 void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t columns, Lane* out,
                     int64_t out_stride) {

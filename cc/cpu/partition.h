@@ -30,8 +30,8 @@ inline std::vector<int32_t> RunsOfColumns(const BlockIndex& index, int64_t block
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// [0, total) in pieces of about equal size, each at most `largest` and, but for the end of the last,
-// a multiple of `multiple`.
+// [0, total) in pieces of about equal size, each at most `largest` and, but for the end of the
+// last, a multiple of `multiple`.
 struct Pieces {
   Pieces(int64_t total, int64_t largest, int64_t multiple)
       : total(total),

@@ -15,9 +15,9 @@
 // the first-level cache.
 constexpr int64_t kDepthOfChain = 256;
 
-// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and two
-// multiples of the stride reach eight rows by addressing modes alone; a pointer for each row would
-// run out of registers.
+// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and
+// two multiples of the stride reach eight rows by addressing modes alone; a pointer for each row
+// would run out of registers.
 template <typename Elem>
 class DistantRows {
  public:
@@ -125,8 +125,8 @@ HWY_INLINE void MultiplyTileOfAtMost(const Product<typename Ops::Elem>& p, int64
   MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0);
 }
 
-// A's rows are rows of activations, and C is narrow. Few rows at a time, as activations often have a
-// large power of two for a stride: more rows would fall on the same set of an 8-way cache. Eight
+// A's rows are rows of activations, and C is narrow. Few rows at a time, as activations often have
+// a large power of two for a stride: more rows would fall on the same set of an 8-way cache. Eight
 // where there are but eight chains of sums, which hide the latency of an addition.
 template <class Ops, int kVectors>
 HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
@@ -185,14 +185,22 @@ HWY_INLINE void MultiplyPiece(const Product<typename Ops::Elem>& p) {
   MultiplyTall<Ops, 1>(p);
 }
 
+// Cuts the depth of a product into chains.
 template <class Ops>
 HWY_INLINE void MultiplyWith(const Product<typename Ops::Elem>& product) {
   Product<typename Ops::Elem> piece = product;
+  const auto* const end_of_parts = product.parts + product.num_parts;
   const int64_t parts_of_piece = HWY_MAX(kDepthOfChain / HWY_MAX(product.depth, 1), 1);
-  do {
-    piece.num_parts = HWY_MIN(parts_of_piece, product.parts + product.num_parts - piece.parts);
-    MultiplyPiece<Ops>(piece);
-    piece.parts += piece.num_parts;
-    piece.accumulate = true;
-  } while (piece.parts != product.parts + product.num_parts);
+  for (int64_t d = 0; d == 0 || d < product.depth; d += kDepthOfChain) {
+    piece.depth = HWY_MIN(product.depth - d, kDepthOfChain);
+    piece.a = product.a + d * product.a_depth_stride;
+    piece.b = product.b + d * product.b_stride;
+    piece.parts = product.parts;
+    do {  // once even without parts, to write zeros
+      piece.num_parts = HWY_MIN(parts_of_piece, end_of_parts - piece.parts);
+      MultiplyPiece<Ops>(piece);
+      piece.parts += piece.num_parts;
+      piece.accumulate = true;
+    } while (piece.parts != end_of_parts);
+  }
 }
