@@ -40,8 +40,8 @@ struct Sm80MatmulTraits {
   static constexpr int kStageBytes = TileX::kBytes + TileW::kBytes;
 
   // The entries of a stage are fetched kStages - 1 stages before its tiles are, so the ring of
-  // entries is twice as long.
-  static constexpr int kEntryRing = 2 * kStages;
+  // entries is at least twice as long. A power of two: the step's number gives the place.
+  static constexpr int kEntryRing = kStages <= 2 ? 4 : kStages <= 4 ? 8 : 16;
   static constexpr int kSharedBytes =
       kStages * kStageBytes + kEntryRing * kStageEntries * static_cast<int>(sizeof(int2));
 
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
   auto* const entry_ring = reinterpret_cast<int2*>(shared + kStages * Traits::kStageBytes);
 
   const auto work = Sm80MatmulWork::of(blockIdx.x, params);
-  const int4 item = params.items[work.item];  // out_block, first, end, partial
+  const int4 item = params.items[work.item];  // out_block, first, end of entries, partial
   const int64_t batch_begin =
       (params.first_batch_tile + work.batch_tile) * static_cast<int64_t>(Traits::kBatchTile);
   const int num_entries = item.z - item.y;
@@ -269,23 +269,22 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
 
   XLoader<Traits> x_loader(params, batch_begin);
   WLoader<Traits> w_loader(params.w);
-  int next = 0;                                       // step to load
-  RingPosition<Traits::kEntryRing> entries;           // of that step
-  RingPosition<Traits::kEntryRing> later{kStages - 1};  // of the step whose entries to fetch
+  const auto entries_of = [&](int step) {
+    return entry_ring + (step & (Traits::kEntryRing - 1)) * kStageEntries;
+  };
+  int next = 0;  // step to load
   const auto load = [&](int place) {
     if (next >= steps) return;
     const uint32_t stage = ring + place * Traits::kStageBytes;
     const int part = next & (Traits::kEntryStages - 1);  // a power of two
-    const int2* const now = entry_ring + entries.place * kStageEntries;
+    const int2* const now = entries_of(next);
     x_loader.load(stage, now, part);
     w_loader.load(stage + Traits::TileX::kBytes, now, part);
     if (threadIdx.x < kStageEntries) {
-      fetch_entry(entry_ring + later.place * kStageEntries + threadIdx.x, next + kStages - 1,
-                  threadIdx.x, false);
+      const int later = next + kStages - 1;
+      fetch_entry(entries_of(later) + threadIdx.x, later, threadIdx.x, false);
     }
     ++next;
-    entries.advance();
-    later.advance();
   };
 
   const int warp = threadIdx.x / 32;
@@ -311,13 +310,15 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
     });
   }
 
+  // Read again: registers are too few to keep it through the main loop.
+  const int4 done = params.items[work.item];
   const int64_t batch_end = min(params.batch, batch_begin + Traits::kBatchTile);
   const OutputTile place = {batch_begin, batch_end, params.batch, params.out_features,
-                            static_cast<int64_t>(item.x) * Traits::kBlockSize};
-  if (item.w >= 0) {
+                            static_cast<int64_t>(done.x) * Traits::kBlockSize};
+  if (done.w >= 0) {
     store_partial<Traits::kFeatureAxis, Traits::kBlockSize>(
         accumulator, position, place,
-        params.partials + item.w * (params.batch * Traits::kBlockSize));
+        params.partials + done.w * (params.batch * Traits::kBlockSize));
     return;
   }
   store_output<Element, Traits::kFeatureAxis, Traits::kBatchTile, Traits::kBlockSize, kThreads>(
