@@ -40,8 +40,9 @@ bsparse_status check_product(const Args& args) {
   RETURN_IF_FAILED(check_dtype("dtype", args.dtype));
   RETURN_IF_FAILED(check_block_size(args.block_size));
   RETURN_IF_FAILED(check_range("feature_axis", args.feature_axis, 0, 1));
-  RETURN_IF_FAILED(check_range("in_blocks", args.in_blocks, 1, INT32_MAX));
-  RETURN_IF_FAILED(check_range("out_blocks", args.out_blocks, 1, INT32_MAX));
+  // Features are counted in 32 bits, offsets in 64.
+  RETURN_IF_FAILED(check_range("in_blocks", args.in_blocks, 1, INT32_MAX / args.block_size));
+  RETURN_IF_FAILED(check_range("out_blocks", args.out_blocks, 1, INT32_MAX / args.block_size));
   RETURN_IF_FAILED(check_range("batch", args.batch, 0, INT64_MAX));
   RETURN_IF_FAILED(check_size("x", args.batch, args.in_blocks, args.block_size, 4));
   RETURN_IF_FAILED(check_size("y", args.batch, args.out_blocks, args.block_size, 4));

@@ -71,23 +71,6 @@ struct Sm80MatmulWork {
   }
 };
 
-// A pointer into a tensor of blocks that moves from one (block, part) to the next by the
-// difference. Kept so, and not computed afresh from thread index and parameters, because the
-// compiler would else recompute it in every stage, some forty instructions.
-template <class Element>
-struct BlockPointer {
-  const Element* pointer;  // at (block, part)
-  int block = 0;
-  int part = 0;
-
-  __device__ __forceinline__ void move_to(int new_block, int new_part, int64_t block_stride,
-                                          int64_t part_stride) {
-    pointer += (new_block - block) * block_stride + (new_part - part) * part_stride;
-    block = new_block;
-    part = new_part;
-  }
-};
-
 // Brings x into shared memory: the tile rows of one batch tile, for any stored block.
 template <class Traits>
 struct XLoader {
@@ -98,10 +81,14 @@ struct XLoader {
   static constexpr int kPerChunk = kChunkElements<Element>;
   static_assert(Share::kEven, "threads cover the x tile evenly");
 
-  BlockPointer<Element> source;  // this thread's first element
-  int64_t feature_stride;        // elements from one feature to the next
-  int64_t row_stride;            // elements from one of this thread's rows to its next
-  int left;                      // batch entries of the tile
+  // This thread's first element, at input feature `feature`. It walks from stage to stage by
+  // differences: computed afresh from thread index and parameters it would be, by the compiler, in
+  // every stage, and take some forty instructions.
+  const Element* source;
+  int feature = 0;
+  int64_t feature_stride;  // elements from one feature to the next
+  int64_t row_stride;      // elements from one of this thread's rows to its next
+  int left;                // batch entries of the tile
   bool aligned;
 
   __device__ __forceinline__ XLoader(const MatmulParams& params, int64_t batch_begin)
@@ -111,10 +98,10 @@ struct XLoader {
     const auto* x = static_cast<const Element*>(params.x);
     const int chunk = Share::chunk() * kPerChunk;
     if constexpr (Traits::kFeatureAxis == 1) {
-      source.pointer = x + (batch_begin + Share::row()) * params.in_features + chunk % kBlockSize;
+      source = x + (batch_begin + Share::row()) * params.in_features + chunk % kBlockSize;
       row_stride = Share::kRowStep * params.in_features;
     } else {
-      source.pointer = x + Share::row() % kBlockSize * params.batch + batch_begin + chunk;
+      source = x + Share::row() % kBlockSize * params.batch + batch_begin + chunk;
       row_stride = Share::kRowStep * params.batch;
     }
   }
@@ -125,7 +112,9 @@ struct XLoader {
     if constexpr (kOneBlock) {
       const int in_block =
           entries[Traits::kStageEntries > 1 ? Share::chunk() * kPerChunk / kBlockSize : 0].x;
-      source.move_to(in_block, part, kBlockSize * feature_stride, Traits::kDepth * feature_stride);
+      const int next = in_block * kBlockSize + part * Traits::kDepth;
+      source += (next - feature) * feature_stride;
+      feature = next;
     }
     if (aligned) {
       each_chunk<true>(to, entries, [](uint32_t place, const Element* from, int elements) {
@@ -146,9 +135,9 @@ struct XLoader {
     constexpr int kUnrolled = kUnroll ? Share::kRowsPerThread : 1;
     const int row = Share::row();
     if constexpr (Traits::kFeatureAxis == 1) {
-      const bool present = Traits::kStageEntries == 1 || source.block >= 0;
+      const bool present = Traits::kStageEntries == 1 || feature >= 0;
       const int valid = present ? left - row : 0;
-      const Element* from = source.pointer;
+      const Element* from = source;
 #pragma unroll kUnrolled
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
         const int ahead = r * Share::kRowStep;
@@ -156,7 +145,7 @@ struct XLoader {
         from += row_stride;
       }
     } else if constexpr (Traits::kStageEntries == 1) {
-      const Element* from = source.pointer;
+      const Element* from = source;
 #pragma unroll kUnrolled
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
         copy(to + Tile::offset(row + r * Share::kRowStep, Share::chunk()), from,
@@ -171,7 +160,7 @@ struct XLoader {
       for (int r = 0; r < Share::kRowsPerThread; ++r) {
         const int ahead = r * Share::kRowStep;
         const int in_block = entries[(row + ahead) / kBlockSize].x;
-        const Element* from = source.pointer + in_block * (kBlockSize * feature_stride) +
+        const Element* from = source + in_block * (kBlockSize * feature_stride) +
                               ahead % kBlockSize / Share::kRowStep * row_stride;
         copy(to + Tile::offset(row + ahead, Share::chunk()), from,
              in_block < 0 ? 0 : left - Share::chunk() * kPerChunk);
@@ -188,38 +177,29 @@ struct WLoader {
   using Share = ChunkShare<Tile, kThreads>;
   static constexpr int kPerChunk = kChunkElements<Element>;
   static constexpr int kBlockSize = Traits::kBlockSize;
-  static constexpr int64_t kBlockStride = kBlockSize * kBlockSize;
-  static constexpr int64_t kPartStride = Traits::kDepth * (Traits::kTranspose ? 1 : kBlockSize);
 
-  BlockPointer<Element> source;  // this thread's first element
+  const Element* source;  // this thread's first element, of weight block 0
 
   __device__ __forceinline__ explicit WLoader(const void* w)
-      : source{static_cast<const Element*>(w) + Share::row() % kBlockSize * kBlockSize +
-               Share::chunk() * kPerChunk % kBlockSize} {}
+      : source(static_cast<const Element*>(w) + Share::row() % kBlockSize * kBlockSize +
+               Share::chunk() * kPerChunk % kBlockSize) {}
 
-  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) {
+  __device__ __forceinline__ void load(uint32_t to, const int2* entries, int part) const {
     const int row = Share::row();
-    // All of this thread's chunks come from one block, unless terms of several lie below each
-    // other and the thread has more than one row.
-    constexpr bool kOneBlock =
-        Traits::kTranspose || Traits::kStageEntries == 1 || Share::kRowsPerThread == 1;
-    const auto entry_of = [&](int ahead) {
+    const Element* first = source + part * Traits::kDepth * (Traits::kTranspose ? 1 : kBlockSize);
+    const auto block_of = [&](int ahead) {
       const int term = Traits::kTranspose ? Share::chunk() * kPerChunk : row + ahead;
-      return Traits::kStageEntries > 1 ? min(term / kBlockSize, Traits::kStageEntries - 1) : 0;
+      return entries[min(term / kBlockSize, Traits::kStageEntries - 1)].y;
     };
-    if constexpr (kOneBlock) {
-      source.move_to(entries[entry_of(0)].y, part, kBlockStride, kPartStride);
-    }
+    int block = block_of(0);
 #pragma unroll
     for (int r = 0; r < Share::kRowsPerThread; ++r) {
       if (!Share::has(r)) continue;
       const int ahead = r * Share::kRowStep;
-      const Element* from = source.pointer + ahead % kBlockSize * kBlockSize;
-      int block = source.block;
-      if constexpr (!kOneBlock) {
-        block = entries[entry_of(ahead)].y;
-        from += block * kBlockStride;
-      }
+      // Terms of several blocks lie below each other, unless w is used transposed.
+      if (r > 0 && Traits::kStageEntries > 1 && !Traits::kTranspose) block = block_of(ahead);
+      const Element* from = first + static_cast<int64_t>(block) * (kBlockSize * kBlockSize) +
+                            ahead % kBlockSize * kBlockSize;
       const bool present = Traits::kStageEntries == 1 || block >= 0;
       ptx::cp_async_16(to + Tile::offset(row + ahead, Share::chunk()), from,
                        present ? kChunkBytes : 0);
