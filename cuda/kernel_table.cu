@@ -78,7 +78,8 @@ bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas) {
                       "asking for a kernel's occupancy");
   if (status != BSPARSE_OK) return status;
   if (count == 0) {
-    return fail(BSPARSE_UNSUPPORTED, "this GPU has too little shared memory: a kernel needs %d bytes",
+    return fail(BSPARSE_UNSUPPORTED,
+                "this GPU has too little shared memory: a kernel needs %d bytes",
                 kernel.shared_bytes);
   }
   *ctas = count;

@@ -34,10 +34,10 @@ struct SharedTile {
 
   // Byte offset of a chunk.
   static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
-    constexpr int kChunksOf128Bytes = 8;
-    // Rows shorter than 128 bytes share a line of banks; only the line's number matters then.
-    constexpr int kRowsPerLine = kRowChunks < kChunksOf128Bytes ? kChunksOf128Bytes / kRowChunks : 1;
-    constexpr int kMask = (kRowChunks < kChunksOf128Bytes ? kRowChunks : kChunksOf128Bytes) - 1;
+    constexpr int kLineChunks = 8;  // all 32 banks
+    // Shorter rows share a line of banks; only the line's number matters then.
+    constexpr int kRowsPerLine = kRowChunks < kLineChunks ? kLineChunks / kRowChunks : 1;
+    constexpr int kMask = (kRowChunks < kLineChunks ? kRowChunks : kLineChunks) - 1;
     const int line = row / kRowsPerLine;
     const int pattern = kSwizzle == Swizzle::kRows8 ? line & kMask : (line << 1) & kMask;
     return row * kRowBytes + ((chunk ^ pattern) * kChunkBytes);

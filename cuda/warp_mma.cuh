@@ -209,7 +209,8 @@ struct WarpProduct {
 #pragma unroll
       for (int m = 0; m < kM / 8; ++m) {
         if constexpr (kMajorA == Major::kReduction) {
-          const float4 v = ptx::load_shared_float4(tile_a + TileA::offset(first_row + m * 8, k / 4));
+          const float4 v =
+              ptx::load_shared_float4(tile_a + TileA::offset(first_row + m * 8, k / 4));
           a[m][0] = v.x, a[m][1] = v.y, a[m][2] = v.z, a[m][3] = v.w;
         } else {
 #pragma unroll

@@ -136,6 +136,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 library, x, *folders = sys.argv[1:]
+tf.config.experimental.enable_tensor_float_32_execution(False)  # as in conftest.py
 tf.load_op_library(library)
 for folder in folders:
     serve = tf.saved_model.load(folder).signatures["serving_default"]
