@@ -13,7 +13,7 @@
 // Sums over more depth than this are added up piecewise: a single chain of n additions has an error
 // that grows with n, pieces keep it below what dense libraries have; and a tile's operands stay in
 // the first-level cache.
-constexpr int64_t kDepthOfChain = 64;
+constexpr int64_t kDepthOfChain = 128;
 
 // The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and
 // two multiples of the stride reach eight rows by addressing modes alone; a pointer for each row
