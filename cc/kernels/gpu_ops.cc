@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "cc/kernels/cuda_library.h"
 #include "cc/kernels/device_tables.h"
 #include "cc/kernels/gpu_launch.h"
+#include "cc/kernels/gpu_status.h"
 #include "cc/kernels/product_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/tensor_float_32_utils.h"
@@ -17,26 +17,6 @@ namespace {
 
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-
-absl::Status ToStatus(const GpuStatus& status) {
-  switch (status.code) {
-    case BSPARSE_OK:
-      return absl::OkStatus();
-    case BSPARSE_INVALID_ARGUMENT:
-      return absl::InvalidArgumentError(status.message);
-    case BSPARSE_UNSUPPORTED:
-      return absl::UnimplementedError(status.message);
-    case BSPARSE_CUDA_ERROR:
-      break;
-  }
-  return absl::InternalError(status.message);
-}
-
-absl::Status Library(const bsparse_cuda_api** api) {
-  std::string why;
-  *api = CudaLibrary(&why);
-  return *api == nullptr ? absl::UnimplementedError(why) : absl::OkStatus();
-}
 
 void* Stream(OpKernelContext* ctx) {
   return ctx->op_device_context()->stream()->platform_specific_handle().stream;
@@ -83,7 +63,7 @@ class MatmulGpuOp final : public MatmulOpBase {
  protected:
   absl::Status Run(OpKernelContext* ctx, const Call& call) const override {
     const bsparse_cuda_api* api;
-    TF_RETURN_IF_ERROR(Library(&api));
+    TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
     TF_RETURN_IF_ERROR(ToStatus(
         GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/false, &target)));
@@ -123,7 +103,7 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
  protected:
   absl::Status Run(OpKernelContext* ctx, const Call& call) const override {
     const bsparse_cuda_api* api;
-    TF_RETURN_IF_ERROR(Library(&api));
+    TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
     TF_RETURN_IF_ERROR(ToStatus(
         GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/true, &target)));

@@ -8,8 +8,8 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "cc/kernels/cuda_library.h"
 #include "cc/kernels/gpu_launch.h"
+#include "cc/kernels/gpu_status.h"
 #include "cc/kernels/product_ops.h"
 #include "cc/ops/checks.h"
 #include "cc/plan/layout_plans.h"
@@ -32,26 +32,6 @@ using tensorflow::XlaOpKernelContext;
 
 PartialDims Dims(const xla::Shape& shape) {
   return PartialDims(std::in_place, shape.dimensions().begin(), shape.dimensions().end());
-}
-
-absl::Status ToStatus(const GpuStatus& status) {
-  switch (status.code) {
-    case BSPARSE_OK:
-      return absl::OkStatus();
-    case BSPARSE_INVALID_ARGUMENT:
-      return absl::InvalidArgumentError(status.message);
-    case BSPARSE_UNSUPPORTED:
-      return absl::UnimplementedError(status.message);
-    case BSPARSE_CUDA_ERROR:
-      break;
-  }
-  return absl::InternalError(status.message);
-}
-
-absl::Status FindCudaLibrary(const bsparse_cuda_api** api) {
-  std::string why;
-  *api = CudaLibrary(&why);
-  return *api == nullptr ? absl::UnimplementedError(why) : absl::OkStatus();
 }
 
 // Stands for the gate when the library is asked how much scratch memory a call needs.
