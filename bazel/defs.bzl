@@ -79,20 +79,27 @@ _NVCC_FLAGS = [
     "-O3",
     "-std=c++17",
     "-DNDEBUG",
-    # Machine code for the GPUs measured, PTX for those to come.
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90,code=sm_90",
-    "-gencode=arch=compute_90,code=compute_90",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
 ]
 
+# Machine code for the GPUs measured, PTX for those to come.
+_ARCHITECTURES = [
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+]
+
+# Instructions that only this one GPU has.
+_HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
+
 def cuda_object(name, src, hdrs = [], copts = []):
-    """Compiles one .cu file to <name>.pic.o."""
+    """Compiles one .cu file to <name>.pic.o; sm90_*.cu for Hopper alone."""
+    architectures = _HOPPER if src.startswith("sm90_") else _ARCHITECTURES
     native.genrule(
         name = name,
         srcs = [src] + hdrs,
         outs = [name + ".pic.o"],
-        cmd = " ".join([_NVCC, "-I."] + _NVCC_FLAGS + copts + ["-c $(execpath %s) -o $@" % src]),
+        cmd = " ".join([_NVCC, "-I."] + _NVCC_FLAGS + architectures + copts + ["-c $(execpath %s) -o $@" % src]),
         message = "nvcc " + name,
     )
 

@@ -8,9 +8,10 @@ Every figure is the median of GPU times between events, each after a write that 
 cache and hides the host's launch; inputs are random. TF/s counts useful operations: those of the
 stored blocks. Each timed result is first compared with the dense product.
 
-`limit` is a model, in useful TF/s: the slowest of the tensor cores at mma.sync's rate, L2 reads
-of the tiles of both operands a block at the rate that sharing neighbours see, and every byte once
-through DRAM.
+`limit` is a model, in useful TF/s: the slowest of the tensor cores, L2 reads of what the plan
+loads, and every byte once through DRAM. For the Hopper kernels that is the x tile of an entry once
+for all columns of an item, and products padded to 64 outputs; for the others both operands of
+every block, at the rate that sharing neighbours see; for the dense product cuBLAS's rate.
 """
 
 import argparse
@@ -28,8 +29,11 @@ import cuda_binding as cuda  # noqa: E402
 
 # Measured on an H100 SXM: the bare rate of mma.sync, L2 reads that two neighbours share, and DRAM.
 MMA_RATE = {"bfloat16": 620e12, "float16": 620e12, "tf32": 310e12, "float32": 55e12}
+WGMMA_RATE = 800e12
+L2_RATE = 7.6e12  # distinct lines
 L2_SHARED_RATE = 14e12
 DRAM_RATE = 3.0e12
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "sm90 pair", "dense")
 TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3, "tf32": 2e-3, "float32": 1e-5}
 
 
@@ -61,17 +65,32 @@ def random_layout(blocks, density, seed=0):
     return layout.reshape(blocks)
 
 
-def modelled_limit(cell, operation, batch_tile):
+def modelled_limit(cell, operation, tile, plan):
     """Seconds that a product cannot beat: see the module's docstring."""
     bs, batch = cell.block_size, cell.batch
     size = cell.w.element_size()
     weights = cell.blocks * bs**2
+    tiles = 1 if operation == "dw" else -(-batch // tile.batch_tile)
+    dram = (batch * sum(cell.dense.shape) + weights) * size / DRAM_RATE
+    if tile.kernel == cuda.DENSE:
+        rate = WGMMA_RATE if size == 2 else MMA_RATE[cell.dtype]
+        return max(cell.flops / cell.layout.mean() / rate, dram)
+    if tile.kernel < cuda.SM90:
+        if operation == "dw":
+            l2 = cell.blocks * batch * bs * size  # neighbours share one of the two operands
+        else:
+            l2 = cell.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
+        return max(cell.flops / MMA_RATE[cell.dtype], l2 / L2_SHARED_RATE, dram)
     if operation == "dw":
-        l2 = cell.blocks * batch * bs * size  # neighbours share one of the two operands
+        multiplied = cell.flops
+        l2 = (cell.blocks + plan.numbers["num_items"]) * batch * bs * size
     else:
-        l2 = cell.blocks * -(-batch // batch_tile) * (batch_tile * bs + bs**2) * size
-    dram = (batch * sum(cell.dense.shape) + weights) * size
-    return max(cell.flops / MMA_RATE[cell.dtype], l2 / L2_SHARED_RATE, dram / DRAM_RATE)
+        # Of each entry, the groups of columns that share a product and have a block.
+        stored = plan.tables["entries"][:, 1:1 + tile.columns].reshape(-1, tile.shared_columns)
+        products = int((stored >= 0).any(dim=1).sum())
+        multiplied = 2.0 * products * bs * tile.shared_columns * bs * batch
+        l2 = (plan.numbers["num_entries"] * batch * bs + weights * tiles) * size
+    return max(multiplied / WGMMA_RATE, l2 / L2_RATE, dram)
 
 
 def triton_kernel():
@@ -182,27 +201,29 @@ class Cell:
         return lambda: torch.mm(first, second, out=out), out
 
     def ours(self, operation):
-        """(function, its result, batch tile)"""
+        """(function, its result, tile, plan)"""
         device = self.kernels.device()
-        tile = self.kernels.tile(self.dtype, self.block_size, self.batch, operation == "dw")
+        tile = self.kernels.tile(self.dtype, self.block_size, self.batch, operation == "dw",
+                                 self.feature_axis, blocks=self.layout.shape,
+                                 density=self.layout.mean())
         if operation == "dw":
             plan = self.planner.matmul_dw(self.layout, self.batch, device, tile)
             out = torch.full_like(self.w, float("nan"))
             call = self.kernels.prepare_matmul_dw(self.dtype, self.block_size, self.feature_axis,
                                                   self.layout.shape, plan, self.x, self.dy, out)
-            return call, out, tile
+            return call, out, tile, plan
         transpose = operation == "dx"
         source, like = (self.dy, self.x) if transpose else (self.x, self.dy)
         out = torch.full_like(like, float("nan"))
         plan = self.planner.matmul(self.layout, self.batch, device, tile, transpose)
         call = self.kernels.prepare_matmul(self.dtype, self.block_size, self.feature_axis,
                                            self.layout.shape, plan, source, self.w, out, transpose)
-        return call, out, tile
+        return call, out, tile, plan
 
     def measure(self, operation, peers):
         torch.backends.cuda.matmul.allow_tf32 = self.dtype == "tf32"
         dense_call, dense_out = self.dense_product(operation)
-        call, out, tile = self.ours(operation)
+        call, out, tile, plan = self.ours(operation)
         call()
         if operation == "dw":
             bs = self.block_size
@@ -222,8 +243,8 @@ class Cell:
             seconds["triton"] = self.timer(triton)
             seconds["torch_bsr"] = torch_bsr(self.dense, self.block_size, self.feature_axis,
                                              self.x, peer_out, self.timer)
-        limit = modelled_limit(self, operation, tile.batch_tile)
-        return seconds, limit, error
+        limit = modelled_limit(self, operation, tile, plan)
+        return seconds, limit, error, FAMILIES[tile.kernel]
 
 
 def main():
@@ -251,13 +272,13 @@ def main():
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s; 'x dense' is speed over cuBLAS")
     print(f"{'C x K x N':>18} {'dtype':>8} {'bs':>3} {'ax':>2} {'d':>5} {'op':>5} {'ours':>6} "
-          f"{'limit':>6} {'x dense':>7} {'1/d':>5} {'dense':>6} {'triton':>6} {'bsr':>6}")
+          f"{'limit':>6} {'x dense':>7} {'1/d':>5} {'dense':>6} {'triton':>6} {'bsr':>6}  kernel")
     for shape_name, dtype, block_size, axis, density in itertools.product(
             options.shapes, options.dtypes, options.block_sizes, options.axes, options.densities):
         shape = tuple(int(n) for n in shape_name.split("x"))
         cell = Cell(kernels, planner, timer, shape, block_size, density, axis, dtype)
         for operation in options.operations:
-            seconds, limit, error = cell.measure(operation, peers)
+            seconds, limit, error, family = cell.measure(operation, peers)
             rate = {name: cell.flops / s * 1e-12 if s else None for name, s in seconds.items()}
             dense_rate = 2e-12 * np.prod(shape) / seconds["dense"]
             show = ["     -" if rate.get(name) is None else f"{rate[name]:6.0f}"
@@ -265,10 +286,10 @@ def main():
             print(f"{shape_name:>18} {dtype:>8} {block_size:3d} {axis:2d} {density:5.2f} "
                   f"{operation:>5} {rate['ours']:6.0f} {cell.flops / limit * 1e-12:6.0f} "
                   f"{seconds['dense'] / seconds['ours']:7.2f} {1 / density:5.1f} "
-                  f"{dense_rate:6.0f} {' '.join(show)}", flush=True)
+                  f"{dense_rate:6.0f} {' '.join(show)}  {family}", flush=True)
             rows.append(dict(shape=shape, dtype=dtype, block_size=block_size, feature_axis=axis,
                              density=density, operation=operation, seconds=seconds,
-                             limit_seconds=limit, relative_error=error))
+                             limit_seconds=limit, relative_error=error, kernel=family))
         del cell
     if options.output:
         report = dict(device=torch.cuda.get_device_name(), torch=torch.__version__,

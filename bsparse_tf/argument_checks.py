@@ -21,6 +21,16 @@ def check_feature_axis(feature_axis):
         )
 
 
+def feature_axis_of(axis):
+    """The feature axis that `axis` means: -1 is 1. Raises ValueError unless it is 0, 1 or -1."""
+    if not isinstance(axis, bool) and axis in (0, 1, -1):
+        return abs(int(axis))
+    raise ValueError(
+        "axis must be 1 or -1 (features last, [..., F]) or 0 (features first, [F, ...]); "
+        f"got {axis!r}"
+    )
+
+
 def count_blocks(argument, features, block_size):
     """How many blocks make up `features`; raises ValueError, with the nearest sizes, if none do."""
     if features > 0 and features % block_size == 0:
@@ -91,6 +101,16 @@ def check_weight_dtype(argument, x, w, dw_dtype):
             "the dtype of its variable. For a float32 gradient from 16-bit activations keep w in "
             f"float32 (master weights): the op rounds it to {argument}'s dtype inside"
         )
+
+
+def check_stored_dtype(argument, dtype, other, other_dtype):
+    """Raises TypeError unless `dtype` is `other_dtype`, or float32 beside a 16-bit one."""
+    if dtype == other_dtype or (dtype == tf.float32 and other_dtype.size == 2):
+        return
+    raise TypeError(
+        f"{argument} has dtype {dtype.name} and {other} {other_dtype.name}; expected the same, or "
+        f"{argument} in float32 with {other} in float16 or bfloat16"
+    )
 
 
 def as_tensor(argument, value, dtype, why):

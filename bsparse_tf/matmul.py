@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from bsparse_tf import argument_checks as checks
-from bsparse_tf import layouts, ops
+from bsparse_tf import layouts, ops, weight_norm
 
 _W_SHAPE = "that is (blocks, block_size, block_size)"
 _G_SHAPE = "that is (blocks,)"
@@ -264,6 +264,21 @@ class BlocksparseMatMul:
             with tf.device("CPU:0"):
                 self._eager_coords = tf.constant(self.coords)
         return self._eager_coords
+
+    # Weight norm.
+
+    def l2_normalize(self, w, gain=None, epsilon=1e-12, dtype=None):
+        """Weights whose columns in W have length 1, or `gain`; see `bsparse_tf.l2_normalize`.
+
+        Args:
+          w: `w_shape`.
+          gain: [K], or None for ones.
+          epsilon: the least sum of squares.
+          dtype: of the result; w's by default.
+        """
+        return weight_norm.l2_normalize(
+            w, gain, coords=self.coords, out_blocks=self.KB, epsilon=epsilon, dtype=dtype
+        )
 
     # Dense and back.
 

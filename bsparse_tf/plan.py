@@ -28,6 +28,9 @@ class _Request(ctypes.Structure):
         ("sm_count", ctypes.c_int32),
         ("batch_tile", ctypes.c_int32),
         ("ctas_per_sm", ctypes.c_int32),
+        ("kernel", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("shared_columns", ctypes.c_int32),
     ]
 
 
@@ -36,6 +39,7 @@ class _Summary(ctypes.Structure):
         ("num_items", ctypes.c_int32),
         ("num_splits", ctypes.c_int32),
         ("num_partials", ctypes.c_int32),
+        ("num_entries", ctypes.c_int32),
         ("num_blocks", ctypes.c_int32),
         ("batch_splits", ctypes.c_int32),
         ("tables", ctypes.POINTER(ctypes.c_int32)),
@@ -43,6 +47,7 @@ class _Summary(ctypes.Structure):
         ("items_offset", ctypes.c_int64),
         ("entries_offset", ctypes.c_int64),
         ("splits_offset", ctypes.c_int64),
+        ("groups_offset", ctypes.c_int64),
         ("balance", ctypes.c_double),
     ]
 
@@ -52,10 +57,12 @@ class MatmulPlan:
     """A GPU plan of y = x W.
 
     Attributes:
-      items: int32 [items, 4], (output block, first entry, last entry, partial or -1), in launch order.
-      entries: int32 [blocks, 2], (input block, weight block) by output block.
-      splits: int32 [splits, 3], (output block, first partial, partials): columns cut into segments
+      items: int32 [items, 4], (group, first entry, last entry, partial or -1), in launch order.
+      entries: int32 [entries, 1 + columns], (input block, weight block of each column or -1) by
+        group.
+      splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
         whose partial sums are added in this order.
+      groups: int32 [groups, columns], output blocks computed together, or -1.
       batch_tiles: tiles along the batch; each item runs once for each.
       balance: work of the busiest of the device's CTA slots over the mean; 1 is perfect.
     """
@@ -63,6 +70,7 @@ class MatmulPlan:
     items: np.ndarray
     entries: np.ndarray
     splits: np.ndarray
+    groups: np.ndarray
     batch_tiles: int
     balance: float
 
@@ -76,8 +84,9 @@ class MatmulPlan:
         length = self.items[:, 2] - self.items[:, 1]
         return "\n".join([
             f"{self.tiles} tiles: {len(self.items)} items x {self.batch_tiles} along the batch",
-            f"blocks in an item: {length.min()} to {length.max()}, mean {length.mean():.1f}",
-            f"columns split: {len(self.splits)}",
+            f"output columns in an item: {self.groups.shape[1]}",
+            f"input blocks of an item: {length.min()} to {length.max()}, mean {length.mean():.1f}",
+            f"groups split: {len(self.splits)}",
             f"predicted balance (busiest over mean): {self.balance:.2f}",
         ])
 
@@ -92,6 +101,8 @@ def matmul_plan(
     sm_count=_DEFAULT_SM_COUNT,
     batch_tile=_DEFAULT_BATCH_TILE,
     ctas_per_sm=_DEFAULT_CTAS_PER_SM,
+    columns=1,
+    shared_columns=1,
 ):
     """The plan that a GPU with `sm_count` multiprocessors would run.
 
@@ -103,6 +114,9 @@ def matmul_plan(
       sm_count: multiprocessors of the device.
       batch_tile: batch entries of one tile of the kernel.
       ctas_per_sm: tiles that one multiprocessor runs at a time.
+      columns: output block columns of an item: 1 for sm_80's kernels, 128 / block_size for Hopper's.
+      shared_columns: of those, the neighbours that one product instruction covers: 1, or
+        64 / block_size.
 
     Returns:
       A :class:`MatmulPlan`.
@@ -115,7 +129,8 @@ def matmul_plan(
     build = library.bsparse_plan_matmul
     build.restype = ctypes.c_void_p
     request = _Request(
-        coords.ctypes.data, len(coords), in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm
+        coords.ctypes.data, len(coords), in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
+        0, columns, shared_columns
     )
     error = ctypes.create_string_buffer(512)
     handle = build(ctypes.byref(request), int(transpose), error, ctypes.c_size_t(len(error)))
@@ -129,10 +144,12 @@ def matmul_plan(
         tables = np.ctypeslib.as_array(summary.tables, (size,)).copy() if size else np.zeros(0, np.int32)
     finally:
         library.bsparse_plan_free(ctypes.c_void_p(handle))
+    entries = tables[summary.entries_offset : summary.splits_offset]
     return MatmulPlan(
         items=tables[: summary.entries_offset].reshape(-1, 4),
-        entries=tables[summary.entries_offset : summary.splits_offset].reshape(-1, 2),
-        splits=tables[summary.splits_offset :].reshape(-1, 3),
+        entries=entries.reshape(summary.num_entries, -1)[:, : 1 + columns],
+        splits=tables[summary.splits_offset : summary.groups_offset].reshape(-1, 3),
+        groups=tables[summary.groups_offset :].reshape(-1, columns),
         batch_tiles=max(1, -(-batch // batch_tile)),
         balance=summary.balance,
     )

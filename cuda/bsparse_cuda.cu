@@ -6,16 +6,14 @@
 
 #include "cuda/check.h"
 #include "cuda/error.h"
+#include "cuda/dense_matmul.h"
 #include "cuda/kernel_table.h"
-#include "cuda/policy.cuh"
+#include "cuda/matmul_launch.h"
+#include "cuda/recurrent.h"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
 namespace {
-
-constexpr size_t kAlignment = 256;
-
-size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 bsparse_status get_device(bsparse_device* device) {
   int id = 0, major = 0, minor = 0, sms = 0;
@@ -31,164 +29,84 @@ bsparse_status get_device(bsparse_device* device) {
   return BSPARSE_OK;
 }
 
-bsparse_status get_tile(bsparse_dtype dtype, int32_t block_size, int64_t batch, int32_t is_dw,
-                        const bsparse_device* device, bsparse_tile* tile) {
-  bsparse_status status = check_dtype("dtype", dtype);
-  if (status == BSPARSE_OK) status = check_block_size(block_size);
+bsparse_status get_tile(const bsparse_tile_request* request, const bsparse_device* device,
+                        bsparse_tile* tile) {
+  bsparse_status status = check_dtype("dtype", request->dtype);
+  if (status == BSPARSE_OK) status = check_block_size(request->block_size);
   if (status != BSPARSE_OK) return status;
   if (device->compute_capability < 80) {
     return fail(BSPARSE_UNSUPPORTED, "this GPU has compute capability %d.%d; expected 8.0 or newer",
                 device->compute_capability / 10, device->compute_capability % 10);
   }
-  // Axis, transpose and arithmetic mode share tiles: any of them will do.
+  const bool tf32 = request->allow_tf32 != 0;
+  const int capability = device->compute_capability;
+  const bsparse_kernel family = request->is_dw ? choose_matmul_dw(*request, capability)
+                                               : choose_matmul(*request, capability);
+  if (family == BSPARSE_DENSE) {
+    *tile = {family, INT32_MAX, 1, 1, 1};
+    return BSPARSE_OK;
+  }
+  // Transposed or not, tiles are the same.
+  const Kernel kernel =
+      request->is_dw
+          ? find_matmul_dw(family, request->dtype, tf32, request->block_size, request->feature_axis)
+          : find_matmul(family, request->dtype, tf32, request->block_size, request->feature_axis,
+                        false);
   int32_t ctas = 0;
-  if (is_dw) {
-    const Kernel kernel = find_matmul_dw(dtype, true, block_size, 1);
-    status = get_ctas_per_sm(kernel, &ctas);
-    if (status == BSPARSE_OK) *tile = {kernel.depth, ctas * kernel.blocks_per_cta};
+  status = get_ctas_per_sm(kernel, &ctas);
+  if (request->is_dw) {
+    *tile = {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, 1};
   } else {
-    const Kernel kernel = find_matmul(dtype, true, {block_size, 1, false, batch <= kSmallBatch});
-    status = get_ctas_per_sm(kernel, &ctas);
-    if (status == BSPARSE_OK) *tile = {kernel.batch_tile, ctas};
+    *tile = {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
   }
   return status;
 }
 
-// The workspace of a matmul: partials, then the plan without gated blocks.
-struct MatmulWorkspace {
-  size_t items, entries, bytes;  // offsets, and the whole
+size_t matmul_workspace(const bsparse_matmul_args* args) {
+  return args->plan.kernel == BSPARSE_DENSE ? dense_matmul_workspace(*args)
+                                            : MatmulWorkspace(*args).bytes;
+}
 
-  explicit MatmulWorkspace(const bsparse_matmul_args& args) {
-    const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.batch *
-                            args.block_size * sizeof(float);
-    items = round_up(partials);
-    if (args.gate == nullptr) {
-      entries = bytes = items;
-      return;
-    }
-    entries = items + round_up(args.plan.num_items * sizeof(int4));
-    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
-  }
-};
-
-size_t matmul_workspace(const bsparse_matmul_args* args) { return MatmulWorkspace(*args).bytes; }
-
-bsparse_status matmul(const bsparse_matmul_args* request, void* stream_pointer) {
-  const bsparse_matmul_args& args = *request;
+bsparse_status matmul(const bsparse_matmul_args* args, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  Kernel kernel;
-  const MatmulWorkspace workspace(args);
-  bsparse_status status = check_matmul(args);
-  if (status == BSPARSE_OK) status = find_planned_matmul(args, &kernel);
-  if (status != BSPARSE_OK || args.batch == 0) return status;
-  status = check_workspace(args.workspace, args.workspace_bytes, workspace.bytes);
+  bsparse_status status = check_matmul(*args);
+  if (status != BSPARSE_OK || args->batch == 0) return status;
+  status = check_workspace(args->workspace, args->workspace_bytes, matmul_workspace(args));
   if (status != BSPARSE_OK) return status;
-
-  auto* const scratch = static_cast<char*>(args.workspace);
-  const int64_t size = element_size(args.dtype);
-  MatmulParams params{};
-  params.x = args.x;
-  params.w = args.w;
-  params.bias = args.bias;
-  params.y = args.y;
-  params.partials = reinterpret_cast<float*>(scratch);
-  params.items = reinterpret_cast<const int4*>(args.plan.items);
-  params.entries = reinterpret_cast<const int2*>(args.plan.entries);
-  params.batch = args.batch;
-  params.in_features = int64_t{args.in_blocks} * args.block_size;
-  params.out_features = int64_t{args.out_blocks} * args.block_size;
-  params.num_items = args.plan.num_items;
-  params.activation = args.activation;
-  const bool rows_aligned = args.feature_axis == 1 || args.batch * size % 16 == 0;
-  params.x_aligned = rows_aligned && is_aligned(args.x, 16);
-  params.y_aligned = rows_aligned && is_aligned(args.y, 16);
-
-  if (args.gate != nullptr) {
-    const CompactEntries compact = {params.items,
-                                    params.entries,
-                                    args.gate,
-                                    reinterpret_cast<int4*>(scratch + workspace.items),
-                                    reinterpret_cast<int2*>(scratch + workspace.entries),
-                                    args.plan.num_items};
-    status = check_cuda(launch_compact_entries(compact, stream), "leaving out gated blocks");
-    if (status != BSPARSE_OK) return status;
-    params.items = compact.out_items;
-    params.entries = compact.out_entries;
-  }
-
-  // A grid holds fewer than 2^31 CTAs, so a huge batch takes several launches.
-  constexpr int64_t kMaxCtas = INT32_MAX;
-  const int64_t tiles = (args.batch - 1) / kernel.batch_tile + 1;
-  const int64_t max_tiles = std::max<int64_t>(1, kMaxCtas / args.plan.num_items);
-  const int64_t tile_bytes = params.in_features * kernel.batch_tile * size;
-  const int64_t group = std::clamp<int64_t>(kGroupBytes / tile_bytes, 1, kMaxGroup);
-  params.batch_group = static_cast<uint32_t>(std::min({group, tiles, max_tiles}));
-  for (int64_t first = 0; first < tiles; first += params.batch_tiles) {
-    params.first_batch_tile = first;
-    params.batch_tiles = static_cast<uint32_t>(std::min(max_tiles, tiles - first));
-    status = launch(kernel, "launching a matmul", params.num_items * params.batch_tiles, &params,
-                    stream);
-    if (status != BSPARSE_OK) return status;
-  }
-  if (args.plan.num_splits == 0) return BSPARSE_OK;
-  const ReduceMatmul reduce = {params.partials,     args.plan.splits,     args.bias,
-                               args.y,              args.batch,           params.out_features,
-                               args.plan.num_splits, args.block_size,     args.feature_axis,
-                               args.activation};
-  return check_cuda(launch_reduce_matmul(reduce, args.dtype, stream), "adding partial columns");
+  if (args->plan.kernel == BSPARSE_DENSE) return launch_dense_matmul(*args, stream);
+  Kernel kernel;
+  status = find_planned_matmul(*args, &kernel);
+  if (status != BSPARSE_OK) return status;
+  status = args->plan.kernel >= BSPARSE_SM90 ? launch_union_matmul(*args, kernel, stream)
+                                             : launch_column_matmul(*args, kernel, stream);
+  if (status != BSPARSE_OK || args->plan.num_splits == 0) return status;
+  return check_cuda(launch_reduce_matmul(*args, stream), "adding partial columns");
 }
 
 size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
+  if (args->plan.kernel == BSPARSE_DENSE) return dense_matmul_dw_workspace(*args);
   if (args->plan.batch_splits <= 1) return 0;
   return static_cast<size_t>(args->plan.batch_splits) * args->plan.num_blocks * args->block_size *
          args->block_size * sizeof(float);
 }
 
-bsparse_status matmul_dw(const bsparse_matmul_dw_args* request, void* stream_pointer) {
-  const bsparse_matmul_dw_args& args = *request;
+bsparse_status matmul_dw(const bsparse_matmul_dw_args* args, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  bsparse_status status = check_matmul_dw(args);
-  if (status != BSPARSE_OK || args.plan.num_blocks == 0) return status;
-  status = check_workspace(args.workspace, args.workspace_bytes, matmul_dw_workspace(&args));
+  bsparse_status status = check_matmul_dw(*args);
+  if (status != BSPARSE_OK || args->plan.num_blocks == 0) return status;
+  status = check_workspace(args->workspace, args->workspace_bytes, matmul_dw_workspace(args));
   if (status != BSPARSE_OK) return status;
-
-  const Kernel kernel =
-      find_matmul_dw(args.dtype, args.allow_tf32 != 0, args.block_size, args.feature_axis);
-  const int64_t splits = args.plan.batch_splits;
-  const int64_t split_steps = (args.batch / splits + kernel.depth) / kernel.depth;
-  MatmulDwParams params{};
-  params.x = args.x;
-  params.dy = args.dy;
-  params.gate = args.gate;
-  params.dw = args.dw;
-  params.partials = static_cast<float*>(args.workspace);
-  params.blocks = args.plan.blocks;
-  params.batch = args.batch;
-  params.split_size = splits == 1 ? args.batch : split_steps * kernel.depth;
-  params.in_features = int64_t{args.in_blocks} * args.block_size;
-  params.out_features = int64_t{args.out_blocks} * args.block_size;
-  params.num_blocks = args.plan.num_blocks;
-  params.splits = args.plan.batch_splits;
-  params.float_output = args.out_dtype == BSPARSE_FLOAT32;
-  const bool rows_aligned = args.feature_axis == 1 ||
-                            args.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
-  params.x_aligned = rows_aligned && is_aligned(args.x, 16);
-  params.dy_aligned = rows_aligned && is_aligned(args.dy, 16);
-
-  const int64_t ctas = ((args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1}) * splits;
-  if (ctas > INT32_MAX) {
-    return fail(BSPARSE_INVALID_ARGUMENT,
-                "plan.batch_splits is %d; with %d blocks expected at most %d",
-                args.plan.batch_splits, args.plan.num_blocks,
-                static_cast<int>(INT32_MAX / (ctas / splits)));
-  }
-  status = launch(kernel, "launching a weight gradient", static_cast<uint32_t>(ctas), &params,
-                  stream);
-  if (status != BSPARSE_OK || splits == 1) return status;
-  const ReduceMatmulDw reduce = {params.partials,      args.gate,
-                                 args.dw,              args.plan.num_blocks,
-                                 args.plan.batch_splits, args.block_size * args.block_size};
-  return check_cuda(launch_reduce_matmul_dw(reduce, args.out_dtype, stream),
+  if (args->plan.kernel == BSPARSE_DENSE) return launch_dense_matmul_dw(*args, stream);
+  Kernel kernel;
+  status = find_planned_matmul_dw(*args, &kernel);
+  if (status != BSPARSE_OK) return status;
+  status = args->plan.kernel >= BSPARSE_SM90 ? launch_column_matmul_dw(*args, kernel, stream)
+                                             : launch_block_matmul_dw(*args, kernel, stream);
+  if (status != BSPARSE_OK || args->plan.batch_splits == 1) return status;
+  const ReduceMatmulDw reduce = {static_cast<const float*>(args->workspace), args->gate, args->dw,
+                                 args->plan.num_blocks, args->plan.batch_splits,
+                                 args->block_size * args->block_size};
+  return check_cuda(launch_reduce_matmul_dw(reduce, args->out_dtype, stream),
                     "adding partial weight gradients");
 }
 
@@ -228,10 +146,12 @@ bsparse_status copy_to_device(void* dst, const void* src, size_t bytes, void* st
 }
 
 const char* kernel_name(const bsparse_matmul_args* args) {
+  if (args->plan.kernel == BSPARSE_DENSE) return "dense";
   thread_local char name[64];
   Kernel kernel;
   if (find_planned_matmul(*args, &kernel) != BSPARSE_OK) return "none";
-  std::snprintf(name, sizeof(name), "sm80_matmul<%s,%d,%d>",
+  std::snprintf(name, sizeof(name), "%s_matmul<%s,%d,%d>",
+                args->plan.kernel >= BSPARSE_SM90 ? "sm90" : "sm80",
                 math_name(args->dtype, args->allow_tf32 != 0), args->block_size,
                 kernel.batch_tile);
   return name;
@@ -249,6 +169,12 @@ constexpr bsparse_cuda_api kApi = {
     .copy_to_device = copy_to_device,
     .last_error = last_error,
     .kernel_name = kernel_name,
+    .layer_norm_workspace = layer_norm_workspace,
+    .layer_norm = layer_norm,
+    .layer_norm_grad_workspace = layer_norm_grad_workspace,
+    .layer_norm_grad = layer_norm_grad,
+    .lstm_gates = lstm_gates,
+    .lstm_gates_grad = lstm_gates_grad,
 };
 
 }  // namespace

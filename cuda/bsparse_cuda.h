@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 1
+#define BSPARSE_CUDA_API_VERSION 2
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -44,25 +44,68 @@ typedef struct {
   int32_t compute_capability;  // 10 * major + minor, e.g. 90
 } bsparse_device;
 
+// Kernel families. Plans are cut for one of them, and serve no other.
+typedef enum {
+  BSPARSE_SM80 = 0,        // mma.sync, one block column an item: every GPU from sm_80 on
+  BSPARSE_SM80_SMALL = 1,  // the same for small batches
+  BSPARSE_SM90 = 2,        // wgmma over unions of block columns: sm_90, 16-bit
+  BSPARSE_SM90_SMALL = 3,  // the same for small batches
+  BSPARSE_SM90_PAIR = 4,   // over unions twice as wide, by two CTAs that share what they load
+  BSPARSE_DENSE = 5,       // the dense matrix and cuBLAS, where sparsity does not pay
+} bsparse_kernel;
+
+// A product to be planned. What it does not say does not matter to the choice of a kernel.
+typedef struct {
+  bsparse_dtype dtype;
+  int32_t block_size;
+  int32_t feature_axis;
+  int32_t in_blocks, out_blocks;
+  int32_t is_dw;
+  int32_t allow_tf32;
+  int32_t gated;    // a gate will be given
+  int32_t aligned;  // activations lie at multiples of 16 bytes
+  float density;    // stored blocks over all blocks
+  int64_t batch;
+} bsparse_tile_request;
+
 // What the planner needs to know of a kernel's tiling to cut the work for it.
 typedef struct {
+  int32_t kernel;       // a bsparse_kernel
   int32_t batch_tile;   // batch entries of one CTA's output tile; of dw: of one step of its sum
   int32_t ctas_per_sm;  // output tiles under way on one SM; of dw: stored blocks under way
+  int32_t columns;      // output block columns of an item; of dw: blocks of one column, at most
+  int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
+                           // much as a stored one
 } bsparse_tile;
 
+// Words of an entry in the table of a plan whose items have `columns` columns: a power of two.
+#ifdef __cplusplus
+constexpr
+#endif
+static inline int32_t bsparse_entry_words(int32_t columns) {
+  int32_t words = 2;
+  while (words < columns + 1) words *= 2;
+  return words;
+}
+
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
-// An item is one output block column, or a segment of a long one: y[out_block] (or a partial of
-// it) = sum over entries [first, last) of x[in_block] w[weight_block].
+// An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
+// of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column].
 typedef struct {
+  int32_t kernel;          // the bsparse_tile this plan was cut for
+  int32_t columns;         // of a group
   int32_t num_items;
-  int32_t num_splits;      // output columns cut into more than one item
-  int32_t num_partials;    // items of those columns; each writes one float32 partial column
-  int32_t batch_tile;      // the bsparse_tile this plan was cut for
-  int32_t num_blocks;      // entries; read only with a gate
-  const int32_t* items;    // (num_items, 4): out_block, first entry, end of entries, partial or -1;
-                           // heaviest first; a column without entries is an item with none
-  const int32_t* entries;  // (num_blocks, 2): in_block, weight_block; by out_block, then in_block
-  const int32_t* splits;   // (num_splits, 3): out_block, first partial, number of partials
+  int32_t num_splits;      // groups cut into more than one item
+  int32_t num_partials;    // items of those groups; each writes one float32 partial
+  int32_t num_entries;
+  int32_t num_blocks;      // stored blocks
+  const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
+                           // heaviest first; a group without entries is an item with none
+  const int32_t* entries;  // (num_entries, entry words): in_block, weight_block or -1 of each
+                           // column; by group, then in_block
+  const int32_t* splits;   // (num_splits, 3): group, first partial, number of partials
+  const int32_t* groups;   // (groups, columns): output block column or -1; of families with one
+                           // column a group is its column, and this is not read
 } bsparse_matmul_plan;
 
 // y = activation(x W + bias), W the block-sparse matrix that `plan` describes. For the transposed
@@ -91,9 +134,13 @@ typedef struct {
 // share their in_block or out_block); the batch cut into `batch_splits` equal ranges, whose float32
 // partial sums are added in order.
 typedef struct {
+  int32_t kernel;  // the bsparse_tile this plan was cut for
   int32_t num_blocks;
   int32_t batch_splits;
+  int32_t num_items;
   const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block
+  const int32_t* items;   // (num_items, 4): out_block, first and end of its blocks, 0; of tiles with
+                          // one column there are none
 } bsparse_matmul_dw_plan;
 
 // dw[b] = gate[b] * x[in_block]^T dy[out_block] for every stored block b.
@@ -125,13 +172,76 @@ typedef struct {
   void* out;
 } bsparse_prepare_weights_args;
 
+// Layer norm over each of `segments` equal slices of the features:
+// y = (x - mean) * rstd * gain + bias, then relu if asked for; rstd = 1 / sqrt(variance + epsilon).
+typedef struct {
+  bsparse_dtype dtype;        // of x and y
+  bsparse_dtype param_dtype;  // of gain and bias: `dtype`, or float32
+  int32_t feature_axis;       // 0: x (features, batch); 1: x (batch, features)
+  int32_t relu;
+  int64_t batch;
+  int64_t features;
+  int64_t segments;  // a divisor of `features`
+  float epsilon;
+  const void* x;
+  const void* gain;  // (features)
+  const void* bias;  // (features)
+  void* y;
+  float* mean;  // (segments, batch) or (batch, segments)
+  float* rstd;
+  void* workspace;  // device memory of at least layer_norm_workspace() bytes, 256-byte aligned
+  size_t workspace_bytes;
+} bsparse_layer_norm_args;
+
+typedef struct {
+  bsparse_dtype dtype;
+  bsparse_dtype param_dtype;
+  int32_t feature_axis;
+  int32_t relu;
+  int64_t batch;  // 0 gives zeros for dgain and dbias
+  int64_t features;
+  int64_t segments;
+  const void* dy;
+  const void* x;
+  const void* gain;
+  const void* bias;
+  const float* mean;  // as layer_norm wrote them
+  const float* rstd;
+  void* dx;
+  void* dgain;  // (features) in param_dtype
+  void* dbias;
+  void* workspace;
+  size_t workspace_bytes;
+} bsparse_layer_norm_grad_args;
+
+// The pointwise part of an LSTM cell, with (i, f, g, o) = gates + bias:
+// c_next = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(g), h = sigmoid(o) * tanh(c_next).
+typedef struct {
+  bsparse_dtype dtype;       // of gates and h
+  bsparse_dtype cell_dtype;  // of c: `dtype`, or float32
+  bsparse_dtype bias_dtype;  // likewise
+  int32_t feature_axis;      // 0: (features, batch); 1: (batch, features)
+  float forget_bias;
+  int64_t batch;
+  int64_t units;
+  const void* c;      // units features
+  const void* gates;  // 4 * units features: i, f, g, o
+  const void* bias;   // (4 * units) or null
+  void* c_next;       // of lstm_gates
+  void* h;
+  const void* dc_next;  // of lstm_gates_grad
+  const void* dh;
+  void* dc;
+  void* dgates;
+} bsparse_lstm_gates_args;
+
 typedef struct {
   int32_t version;  // BSPARSE_CUDA_API_VERSION of the library
   // The device that is current on the calling thread.
   bsparse_status (*get_device)(bsparse_device* device);
-  // The tile that the kernels of this device use for a matmul; `is_dw` for the weight gradient.
-  bsparse_status (*get_tile)(bsparse_dtype dtype, int32_t block_size, int64_t batch,
-                             int32_t is_dw, const bsparse_device* device, bsparse_tile* tile);
+  // The tile of the kernel that this device should run for a product.
+  bsparse_status (*get_tile)(const bsparse_tile_request* request, const bsparse_device* device,
+                             bsparse_tile* tile);
   size_t (*matmul_workspace)(const bsparse_matmul_args* args);
   bsparse_status (*matmul)(const bsparse_matmul_args* args, void* stream);
   size_t (*matmul_dw_workspace)(const bsparse_matmul_dw_args* args);
@@ -141,8 +251,14 @@ typedef struct {
   bsparse_status (*copy_to_device)(void* dst, const void* src, size_t bytes, void* stream);
   // One sentence on the last failure of the calling thread: what came, what was expected.
   const char* (*last_error)(void);
-  // Name of the kernel that would run, for people: "sm80_matmul<bf16,32,128>".
+  // Name of the kernel that would run, for people: "sm80_matmul<bf16,32,256>".
   const char* (*kernel_name)(const bsparse_matmul_args* args);
+  size_t (*layer_norm_workspace)(const bsparse_layer_norm_args* args);
+  bsparse_status (*layer_norm)(const bsparse_layer_norm_args* args, void* stream);
+  size_t (*layer_norm_grad_workspace)(const bsparse_layer_norm_grad_args* args);
+  bsparse_status (*layer_norm_grad)(const bsparse_layer_norm_grad_args* args, void* stream);
+  bsparse_status (*lstm_gates)(const bsparse_lstm_gates_args* args, void* stream);
+  bsparse_status (*lstm_gates_grad)(const bsparse_lstm_gates_args* args, void* stream);
 } bsparse_cuda_api;
 
 // The table of this library, or null if it was built from another version of this header.

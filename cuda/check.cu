@@ -2,37 +2,11 @@
 
 #include "cuda/error.h"
 
-#define RETURN_IF_FAILED(expression)                       \
-  do {                                                     \
-    const bsparse_status status = (expression);            \
-    if (status != BSPARSE_OK) return status;               \
-  } while (false)
-
 namespace bsparse {
 namespace {
 
-bsparse_status check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return BSPARSE_OK;
-  return fail(BSPARSE_INVALID_ARGUMENT, "%s is %lld; expected %lld to %lld", name,
-              static_cast<long long>(value), static_cast<long long>(low),
-              static_cast<long long>(high));
-}
-
-bsparse_status check_pointer(const char* name, const void* pointer, size_t alignment) {
-  if (pointer == nullptr) return fail(BSPARSE_INVALID_ARGUMENT, "%s is a null pointer", name);
-  if (is_aligned(pointer, alignment)) return BSPARSE_OK;
-  return fail(BSPARSE_INVALID_ARGUMENT, "%s is at address %p; expected a multiple of %zu bytes",
-              name, pointer, alignment);
-}
-
-// A tensor (a, b, c) whose byte offsets fit in 63 bits.
-bsparse_status check_size(const char* name, int64_t a, int64_t b, int64_t c, size_t bytes) {
-  const unsigned __int128 limit = INT64_MAX;
-  const auto size = static_cast<unsigned __int128>(a) * static_cast<uint64_t>(b);
-  if (size <= limit && size * static_cast<uint64_t>(c) * bytes <= limit) return BSPARSE_OK;
-  return fail(BSPARSE_INVALID_ARGUMENT, "%s of %lld x %lld x %lld elements is too large", name,
-              static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c));
-}
+// Of a group, in any kernel.
+constexpr int kMaxColumns = 16;
 
 // What matmul and dw have in common.
 template <class Args>
@@ -50,6 +24,28 @@ bsparse_status check_product(const Args& args) {
 }
 
 }  // namespace
+
+bsparse_status check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s is %lld; expected %lld to %lld", name,
+              static_cast<long long>(value), static_cast<long long>(low),
+              static_cast<long long>(high));
+}
+
+bsparse_status check_pointer(const char* name, const void* pointer, size_t alignment) {
+  if (pointer == nullptr) return fail(BSPARSE_INVALID_ARGUMENT, "%s is a null pointer", name);
+  if (is_aligned(pointer, alignment)) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s is at address %p; expected a multiple of %zu bytes",
+              name, pointer, alignment);
+}
+
+bsparse_status check_size(const char* name, int64_t a, int64_t b, int64_t c, size_t bytes) {
+  const unsigned __int128 limit = INT64_MAX;
+  const auto size = static_cast<unsigned __int128>(a) * static_cast<uint64_t>(b);
+  if (size <= limit && size * static_cast<uint64_t>(c) * bytes <= limit) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT, "%s of %lld x %lld x %lld elements is too large", name,
+              static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c));
+}
 
 bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
@@ -77,12 +73,15 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   RETURN_IF_FAILED(check_range("activation", args.activation, BSPARSE_ACTIVATION_NONE,
                                BSPARSE_ACTIVATION_GELU));
   const bsparse_matmul_plan& plan = args.plan;
-  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, args.out_blocks, INT32_MAX));
-  RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, args.out_blocks));
+  RETURN_IF_FAILED(check_range("plan.columns", plan.columns, 1, kMaxColumns));
+  const int32_t groups = (args.out_blocks - 1) / plan.columns + 1;
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, groups, INT32_MAX));
+  RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, groups));
   RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0, plan.num_items));
+  RETURN_IF_FAILED(check_range("plan.num_entries", plan.num_entries, 0, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
-  RETURN_IF_FAILED(
-      check_size("workspace", args.batch, plan.num_partials, args.block_size, sizeof(float)));
+  RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
+                              int64_t{plan.columns} * args.block_size, sizeof(float)));
   if (args.batch == 0) return BSPARSE_OK;
   const size_t size = element_size(args.dtype);
   RETURN_IF_FAILED(check_pointer("x", args.x, size));
@@ -94,6 +93,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   if (args.w != nullptr) RETURN_IF_FAILED(check_pointer("w", args.w, 16));
   if (plan.entries != nullptr) RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 8));
   if (plan.num_splits > 0) RETURN_IF_FAILED(check_pointer("plan.splits", plan.splits, 4));
+  if (plan.columns > 1) RETURN_IF_FAILED(check_pointer("plan.groups", plan.groups, 4));
   return BSPARSE_OK;
 }
 
@@ -110,7 +110,9 @@ bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
   RETURN_IF_FAILED(check_range("plan.batch_splits", plan.batch_splits, 1, 1 << 16));
   RETURN_IF_FAILED(check_size("workspace", plan.num_blocks, plan.batch_splits,
                               int64_t{args.block_size} * args.block_size, sizeof(float)));
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, 0, plan.num_blocks));
   if (plan.num_blocks == 0) return BSPARSE_OK;
+  if (plan.num_items > 0) RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
   RETURN_IF_FAILED(check_pointer("dw", args.dw, 8));
   RETURN_IF_FAILED(check_pointer("plan.blocks", plan.blocks, 4));
   if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));

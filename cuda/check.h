@@ -13,6 +13,11 @@ constexpr size_t element_size(bsparse_dtype dtype) { return dtype == BSPARSE_FLO
 
 bool is_aligned(const void* pointer, size_t bytes);
 
+bsparse_status check_range(const char* name, int64_t value, int64_t low, int64_t high);
+// A device pointer, not null.
+bsparse_status check_pointer(const char* name, const void* pointer, size_t alignment);
+// A tensor (a, b, c) whose byte offsets fit in 63 bits.
+bsparse_status check_size(const char* name, int64_t a, int64_t b, int64_t c, size_t bytes);
 bsparse_status check_dtype(const char* name, bsparse_dtype dtype);
 bsparse_status check_block_size(int32_t block_size);
 

@@ -6,6 +6,12 @@
 
 #include "cuda/bsparse_cuda.h"
 
+#define RETURN_IF_FAILED(expression)                       \
+  do {                                                     \
+    const bsparse_status status = (expression);            \
+    if (status != BSPARSE_OK) return status;               \
+  } while (false)
+
 namespace bsparse {
 
 // Keeps the formatted sentence for last_error() and returns `status`.

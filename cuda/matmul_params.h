@@ -2,9 +2,13 @@
 #ifndef BSPARSE_CUDA_MATMUL_PARAMS_H_
 #define BSPARSE_CUDA_MATMUL_PARAMS_H_
 
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
+
+#include "cuda/bsparse_cuda.h"
+#include "cuda/rasterise.h"
 
 namespace bsparse {
 
@@ -22,12 +26,28 @@ struct MatmulParams {
   int64_t in_features;
   int64_t out_features;
   int64_t first_batch_tile;
-  uint32_t num_items;
-  uint32_t batch_tiles;
-  uint32_t batch_group;  // batch tiles whose x shares the L2 cache
+  Raster raster;
   int32_t activation;
   bool x_aligned;  // every tile row of x, or of y, may be moved 16 bytes at once
   bool y_aligned;
+};
+
+// The same for kernels whose items are unions of block columns. Their CTAs take tile after tile.
+struct UnionMatmulParams {
+  CUtensorMap x;
+  CUtensorMap w;  // (blocks * bs, bs)
+  CUtensorMap y;
+  const void* bias;   // (out) or null
+  float* partials;    // (num_partials, outputs of an item, batch)
+  const int4* items;
+  const int32_t* entries;
+  const int32_t* columns;  // (groups, columns of an item): block column or -1
+  int64_t batch;
+  Raster raster;
+  uint32_t num_tiles;
+  int32_t in_blocks;
+  int32_t num_blocks;
+  int32_t activation;
 };
 
 // dw, or with more than one split float32 partials of it; one CTA `slots` blocks and a split.
@@ -49,12 +69,33 @@ struct MatmulDwParams {
   bool dy_aligned;
 };
 
+// The same for kernels whose items are several blocks of one output column.
+struct UnionMatmulDwParams {
+  CUtensorMap x;
+  CUtensorMap dy;
+  const float* gate;  // (blocks) or null
+  void* dw;           // (blocks, bs, bs)
+  float* partials;    // (splits, blocks, bs, bs), or null: one split
+  const int4* items;
+  const int32_t* blocks;
+  int64_t batch;
+  int64_t split_size;  // batch entries of a split, a multiple of a stage's
+  uint32_t num_items;
+  uint32_t num_tiles;  // items, times splits
+  int32_t num_blocks;
+  bool float_output;
+};
+
 // A compiled kernel and what a launch of it needs. `function` is null where there is none.
 struct Kernel {
   const void* function = nullptr;
   int threads = 0;
   int shared_bytes = 0;
   int batch_tile = 0;      // of a matmul kernel: batch entries a CTA computes
+  int columns = 1;         // of a matmul kernel: output block columns of an item; of dw: blocks
+  int shared_columns = 1;  // of a matmul kernel: those of them that share a product
+  int cluster = 1;         // CTAs of a cluster
+  int store_batch = 0;     // batch entries of a box of y
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
 };
@@ -65,13 +106,21 @@ struct MatmulVariant {
   int block_size;
   int feature_axis;
   bool transpose;
-  bool small_batch;
+  bsparse_kernel family;
 };
 
 Kernel sm80_matmul_bf16(const MatmulVariant& variant);
 Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
+
+// The sm90 family: 16-bit elements, blocks of 32 and more (dw: of 16 with features first). No kernel
+// for anything else.
+Kernel sm90_matmul_bf16(const MatmulVariant& variant);
+Kernel sm90_matmul_fp16(const MatmulVariant& variant);
+
+Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
+Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);
 
 Kernel sm80_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp16(int block_size, int feature_axis);

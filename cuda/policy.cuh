@@ -63,12 +63,8 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
   return {256 / block_size, 64, 3};          // 96 KB; five tiles loaded for four products at 64
 }
 
-// CTAs run in the order: groups of batch tiles, in them chunks of items, in them batch tiles,
-// in them items. Neighbours then read the same x, which L2 merges, and a group reads each weight
-// block from DRAM once while its x stays in L2.
-inline constexpr int kItemChunk = 16;
-inline constexpr int64_t kGroupBytes = 16 << 20;  // of x; a third of an H100's L2
-inline constexpr int64_t kMaxGroup = 64;
+// Bytes of x in a group of batch tiles: a third of an H100's L2.
+inline constexpr int64_t kGroupBytes = 16 << 20;
 
 }  // namespace bsparse
 

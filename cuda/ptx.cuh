@@ -68,6 +68,10 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   return d;
 }
 
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t word) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
 __device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
   float2 d;
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d.x), "=f"(d.y) : "r"(address) : "memory");

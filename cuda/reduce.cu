@@ -16,32 +16,44 @@ unsigned grid_for(int64_t elements) {
       std::min<int64_t>((elements + kReduceThreads - 1) / kReduceThreads, kMaxCtas));
 }
 
-template <class Element>
-__global__ void reduce_matmul_kernel(const __grid_constant__ ReduceMatmul args) {
-  const int64_t elements = args.batch * args.block_size;  // of one partial
+// Partials are (outputs of a group, batch), or with kBatchFirst (batch, outputs).
+template <class Element, bool kBatchFirst>
+__global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args args) {
+  const bsparse_matmul_plan& plan = args.plan;
+  const int64_t outputs = int64_t{plan.columns} * args.block_size;
+  const int64_t features = int64_t{args.out_blocks} * args.block_size;
+  const int64_t elements = args.batch * outputs;  // of one partial
   auto* const y = static_cast<Element*>(args.y);
   const auto* const bias = static_cast<const Element*>(args.bias);
-  for (int s = blockIdx.y; s < args.num_splits; s += gridDim.y) {
-    const int32_t* split = args.splits + 3 * static_cast<int64_t>(s);
-    const int64_t first_feature = static_cast<int64_t>(split[0]) * args.block_size;
-    const float* partials = args.partials + split[1] * elements;
+  for (int s = blockIdx.y; s < plan.num_splits; s += gridDim.y) {
+    const int32_t* split = plan.splits + 3 * static_cast<int64_t>(s);
+    const float* partials = static_cast<const float*>(args.workspace) + split[1] * elements;
     const int num_partials = split[2];
     for (int64_t e = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; e < elements;
          e += int64_t{gridDim.x} * kReduceThreads) {
+      const int64_t output = kBatchFirst ? e % outputs : e / args.batch;
+      const int64_t batch = kBatchFirst ? e / outputs : e % args.batch;
+      const int64_t in_group = output / args.block_size;
+      const int64_t column =
+          plan.columns == 1 ? split[0] : plan.groups[split[0] * plan.columns + in_group];
+      if (column < 0) continue;
+      const int64_t feature = column * args.block_size + output % args.block_size;
       float sum = partials[e];
       for (int p = 1; p < num_partials; ++p) sum += partials[p * elements + e];
-      const int64_t row = args.feature_axis == 1 ? e / args.block_size : 0;
-      if (bias != nullptr) {
-        const int64_t feature =
-            args.feature_axis == 1 ? e - row * args.block_size : e / args.batch;
-        sum += to_float(bias[first_feature + feature]);
-      }
-      const int64_t place = args.feature_axis == 1
-                                ? row * args.out_features + first_feature + e -
-                                      row * args.block_size
-                                : first_feature * args.batch + e;
+      if (bias != nullptr) sum += to_float(bias[feature]);
+      const int64_t place =
+          args.feature_axis == 1 ? batch * features + feature : feature * args.batch + batch;
       y[place] = from_float<Element>(activate(sum, args.activation));
     }
+  }
+}
+
+template <class Element>
+void reduce_matmul(const bsparse_matmul_args& args, dim3 grid, cudaStream_t stream) {
+  if (args.plan.kernel < BSPARSE_SM90 && args.feature_axis == 1) {
+    reduce_matmul_kernel<Element, true><<<grid, kReduceThreads, 0, stream>>>(args);
+  } else {
+    reduce_matmul_kernel<Element, false><<<grid, kReduceThreads, 0, stream>>>(args);
   }
 }
 
@@ -63,20 +75,14 @@ __global__ void reduce_matmul_dw_kernel(const __grid_constant__ ReduceMatmulDw a
 
 }  // namespace
 
-cudaError_t launch_reduce_matmul(const ReduceMatmul& args, bsparse_dtype dtype,
-                                 cudaStream_t stream) {
+cudaError_t launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream) {
   constexpr int kMaxGridY = 65535;
-  const dim3 grid(grid_for(args.batch * args.block_size), std::min(args.num_splits, kMaxGridY));
-  switch (dtype) {
-    case BSPARSE_FLOAT32:
-      reduce_matmul_kernel<float><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
-    case BSPARSE_FLOAT16:
-      reduce_matmul_kernel<__half><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
-    case BSPARSE_BFLOAT16:
-      reduce_matmul_kernel<__nv_bfloat16><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
+  const dim3 grid(grid_for(args.batch * args.plan.columns * args.block_size),
+                  std::min(args.plan.num_splits, kMaxGridY));
+  switch (args.dtype) {
+    case BSPARSE_FLOAT32: reduce_matmul<float>(args, grid, stream); break;
+    case BSPARSE_FLOAT16: reduce_matmul<__half>(args, grid, stream); break;
+    case BSPARSE_BFLOAT16: reduce_matmul<__nv_bfloat16>(args, grid, stream); break;
   }
   return cudaGetLastError();
 }

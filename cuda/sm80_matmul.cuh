@@ -52,25 +52,6 @@ struct Sm80MatmulTraits {
                 "the output tile is staged where the ring was");
 };
 
-// The item and batch tile of a CTA: see kItemChunk in policy.cuh for the order.
-struct Sm80MatmulWork {
-  uint32_t item;
-  uint32_t batch_tile;
-
-  static __device__ __forceinline__ Sm80MatmulWork of(uint32_t cta, const MatmulParams& params) {
-    const uint32_t per_group = params.num_items * params.batch_group;
-    const uint32_t group = cta / per_group;
-    uint32_t rest = cta % per_group;
-    const uint32_t first_tile = group * params.batch_group;
-    const uint32_t tiles = min(params.batch_group, params.batch_tiles - first_tile);
-    const uint32_t chunk = rest / (kItemChunk * tiles);
-    rest -= chunk * kItemChunk * tiles;
-    const uint32_t items = min(static_cast<uint32_t>(kItemChunk),
-                               params.num_items - chunk * kItemChunk);
-    return {chunk * kItemChunk + rest % items, first_tile + rest / items};
-  }
-};
-
 // Brings x into shared memory: the tile rows of one batch tile, for any stored block.
 template <class Traits>
 struct XLoader {
@@ -221,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
   const uint32_t ring = ptx::shared_address(shared);
   auto* const entry_ring = reinterpret_cast<int2*>(shared + kStages * Traits::kStageBytes);
 
-  const auto work = Sm80MatmulWork::of(blockIdx.x, params);
+  const TilePlace work = params.raster.place(blockIdx.x);
   const int4 item = params.items[work.item];  // out_block, first, end of entries, partial
   const int64_t batch_begin =
       (params.first_batch_tile + work.batch_tile) * static_cast<int64_t>(Traits::kBatchTile);
@@ -316,8 +297,8 @@ Kernel sm80_matmul_entry() {
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
 template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
-Kernel sm80_matmul_for(bool small_batch) {
-  return small_batch
+Kernel sm80_matmul_for(bsparse_kernel family) {
+  return family == BSPARSE_SM80_SMALL
              ? sm80_matmul_entry<
                    Sm80MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, true>>()
              : sm80_matmul_entry<
@@ -327,11 +308,11 @@ Kernel sm80_matmul_for(bool small_batch) {
 template <class Math, int kBlockSize>
 Kernel sm80_matmul_for(const MatmulVariant& variant) {
   if (variant.feature_axis == 0) {
-    return variant.transpose ? sm80_matmul_for<Math, kBlockSize, 0, true>(variant.small_batch)
-                             : sm80_matmul_for<Math, kBlockSize, 0, false>(variant.small_batch);
+    return variant.transpose ? sm80_matmul_for<Math, kBlockSize, 0, true>(variant.family)
+                             : sm80_matmul_for<Math, kBlockSize, 0, false>(variant.family);
   }
-  return variant.transpose ? sm80_matmul_for<Math, kBlockSize, 1, true>(variant.small_batch)
-                           : sm80_matmul_for<Math, kBlockSize, 1, false>(variant.small_batch);
+  return variant.transpose ? sm80_matmul_for<Math, kBlockSize, 1, true>(variant.family)
+                           : sm80_matmul_for<Math, kBlockSize, 1, false>(variant.family);
 }
 
 template <class Math>

@@ -23,21 +23,9 @@ struct CompactEntries {
 };
 cudaError_t launch_compact_entries(const CompactEntries& args, cudaStream_t stream);
 
-// y of the split columns: their partials added in order, then bias and activation.
-struct ReduceMatmul {
-  const float* partials;  // (num_partials, batch, bs) or (num_partials, bs, batch)
-  const int32_t* splits;  // (num_splits, 3)
-  const void* bias;       // (out) or null
-  void* y;
-  int64_t batch;
-  int64_t out_features;
-  int32_t num_splits;
-  int32_t block_size;
-  int32_t feature_axis;
-  int32_t activation;
-};
-cudaError_t launch_reduce_matmul(const ReduceMatmul& args, bsparse_dtype dtype,
-                                 cudaStream_t stream);
+// y of the split groups: their partials, in the workspace of `args`, added in order, then bias and
+// activation.
+cudaError_t launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream);
 
 // dw: the partials of the batch's splits added in order, times the gate.
 struct ReduceMatmulDw {

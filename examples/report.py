@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+import output
 from arms import Arm
 from text_data import Corpus
 
@@ -97,11 +98,12 @@ def finish(example: str, outcomes: list[Outcome], corpus: Corpus,
     result = {"example": example, "text": corpus.name, "steps": options.steps,
               "batch": options.batch, "seed": options.seed,
               "arms": [outcome.to_json() for outcome in outcomes]}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{example}.json").write_text(json.dumps(result, indent=1) + "\n")
+    with output.replacing(options.out / f"{example}.json") as path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
     picture = options.out / f"{example}.png"
     try:
-        _plot(outcomes, picture)
+        with output.replacing(picture) as path:
+            _plot(outcomes, path)
         print(f"plot: {picture}")
     except ImportError as error:
         print(f"no plot: {error}")

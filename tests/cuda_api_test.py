@@ -64,16 +64,24 @@ def dense_matrix(layout, w, block_size):
 
 def rounded_to_tf32(array):
     """float32 with 10 bits of mantissa, to nearest: what TF32 tensor cores are fed."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    bits = np.asarray(array, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def low_precision_product(a, b, mode):
-    """What dense hardware gives: operands exact in the mode's type, float32 accumulation."""
+    """What dense hardware gives: operands exact in the mode's type, float32 accumulation.
+
+    A transposed view is multiplied as one: cuBLAS has other kernels for it, which err otherwise.
+    """
     if mode == "tf32":
         a, b = rounded_to_tf32(a), rounded_to_tf32(b)
-    a, b = (torch.tensor(m, dtype=torch.float32).cuda() for m in (a, b))
-    return a @ b
+
+    def operand(m):
+        if m.flags.f_contiguous:
+            return torch.tensor(m.T, dtype=torch.float32).cuda().t()
+        return torch.tensor(m, dtype=torch.float32).cuda()
+
+    return operand(a) @ operand(b)
 
 
 def activate(z, activation):
@@ -111,7 +119,7 @@ def random_layout(rng, shape, density):
 
 def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, seed=0,
                  shape=None, density=0.4, segment=None, use_gate=False, use_bias=False,
-                 activation="none", misaligned=False):
+                 activation="none", misaligned=False, tile=None):
     rng = np.random.default_rng(seed)
     layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
     inputs, outputs = (n * block_size for n in (layout.shape[::-1] if transpose else layout.shape))
@@ -140,8 +148,9 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     offset = int(misaligned)
     x_in = storage[offset:offset + x_in.numel()].view(x_in.shape).copy_(x_in)
     y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
-    tile = kernels.tile(mode, block_size, batch)
-    plan = cuda.matmul_plan(layout, tile.batch_tile, transpose, segment)
+    tile = tile or kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
+                                aligned=not misaligned, density=seed % 2 * 0.1)
+    plan = cuda.matmul_plan(layout, tile, transpose, segment, seed)
     call = kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x_in,
                                   prepared, y, transpose, gate_gpu, bias, activation, batch=batch)
     call()
@@ -188,7 +197,7 @@ def test_matmul_of_many_items(kernels, block_size):
 
 
 def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, batch_splits=1,
-                    use_gate=False, float_output=False, misaligned=False):
+                    use_gate=False, float_output=False, misaligned=False, tile=None):
     rng = np.random.default_rng(seed)
     layout = random_layout(rng, (7, 5) if block_size <= 32 else (3, 4), 0.4)
     many = max(batch, 1)
@@ -201,7 +210,7 @@ def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, b
         # Nothing is rounded away here, so the tensor cores' own accumulation is what counts.
         rough = float64(torch.mm(x.t(), dy, out_dtype=torch.float32))
     else:
-        rough = low_precision_product(float64(x).T.copy(), float64(dy), mode)
+        rough = low_precision_product(float64(x).T, float64(dy), mode)
         rough = float64(rough.to(out_dtype))
 
     blocks = int(layout.sum())
@@ -212,9 +221,11 @@ def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, b
     if misaligned:
         storage = torch.empty(x.numel() + 1, dtype=x.dtype, device="cuda")
         x = storage[1:].view(x.shape).copy_(x)
+    tile = tile or kernels.tile(mode, block_size, batch, is_dw=True, feature_axis=feature_axis,
+                                gated=use_gate, aligned=not misaligned)
     call = kernels.prepare_matmul_dw(
-        mode, block_size, feature_axis, layout.shape, cuda.matmul_dw_plan(layout, batch_splits),
-        x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
+        mode, block_size, feature_axis, layout.shape,
+        cuda.matmul_dw_plan(layout, tile, batch_splits), x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
     call()
     torch.cuda.synchronize()
     check_guards()
@@ -242,6 +253,32 @@ def test_matmul_dw(kernels, mode, block_size, feature_axis):
     check_matmul_dw(kernels, mode, block_size, feature_axis, 128, misaligned=True)
 
 
+def dense_tile():
+    return cuda.Tile(kernel=cuda.DENSE, batch_tile=2**31 - 1, ctas_per_sm=1, columns=1,
+                     shared_columns=1)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_matmul_by_the_dense_matrix(kernels, mode, block_size, feature_axis, transpose):
+    for seed, activation in enumerate(("none", "relu", "gelu")):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, 77, seed=seed,
+                     use_bias=seed > 0, activation=activation, tile=dense_tile())
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis",
+                         list(itertools.product(MODES, BLOCK_SIZES, (0, 1))))
+def test_matmul_dw_by_the_dense_matrix(kernels, mode, block_size, feature_axis):
+    for seed, (use_gate, float_output) in enumerate(itertools.product((False, True), repeat=2)):
+        check_matmul_dw(kernels, mode, block_size, feature_axis, 200, seed=seed, use_gate=use_gate,
+                        float_output=float_output, tile=dense_tile())
+
+
+def test_dense_layouts_of_small_blocks_go_by_the_dense_matrix(kernels):
+    for density, kernel in ((1.0, cuda.DENSE), (0.01, None)):
+        tile = kernels.tile("bfloat16", 8, 8192, blocks=(1024, 1024), density=density)
+        assert (tile.kernel == cuda.DENSE) == (kernel == cuda.DENSE)
+
+
 @pytest.mark.parametrize("feature_axis", (0, 1))
 def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis):
     layout = np.zeros((2, 3), bool)
@@ -249,7 +286,7 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
     bias = torch.linspace(-1, 1, 24, device="cuda")
     y = torch.full((20, 24), float("nan"), device="cuda")
     y = y if feature_axis == 1 else y.t().contiguous()
-    plan = cuda.matmul_plan(layout, kernels.tile("float32", 8, 20).batch_tile)
+    plan = cuda.matmul_plan(layout, kernels.tile("float32", 8, 20))
     kernels.prepare_matmul("float32", 8, feature_axis, layout.shape, plan, x,
                            torch.empty(0, device="cuda"), y, bias=bias, activation="relu",
                            batch=20)()
@@ -259,19 +296,22 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
 
 @pytest.mark.parametrize("activation", ("none", "relu", "gelu"))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-def test_nan_and_inf_travel_as_in_a_dense_product(kernels, feature_axis, activation):
+@pytest.mark.parametrize("block_size", (32, 64))
+def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, feature_axis, activation):
+    """To all outputs joined to them, and to no other batch entry. Missing blocks may count as
+    zeros, as they do in a dense product."""
     layout = np.array([[True, True], [True, False]])
-    w = torch.ones((3, 32, 32), dtype=torch.bfloat16, device="cuda")
-    x = torch.ones((70, 64), dtype=torch.bfloat16, device="cuda")
-    x[3, 5], x[9, 40] = float("nan"), float("inf")
+    w = torch.ones((3, block_size, block_size), dtype=torch.bfloat16, device="cuda")
+    x = torch.ones((72, 2 * block_size), dtype=torch.bfloat16, device="cuda")
+    x[3, 5], x[9, block_size + 8] = float("nan"), float("inf")
     x_in = x if feature_axis == 1 else x.t().contiguous()
-    y = torch.zeros((70, 64) if feature_axis == 1 else (64, 70), dtype=x.dtype, device="cuda")
-    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 32, 70).batch_tile)
-    kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x_in, w, y,
-                           activation=activation)()
+    y = torch.zeros_like(x_in)
+    tile = kernels.tile("bfloat16", block_size, 72, feature_axis=feature_axis)
+    kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape,
+                           cuda.matmul_plan(layout, tile), x_in, w, y, activation=activation)()
     got = float64(y if feature_axis == 1 else y.t())
-    assert np.isnan(got[3]).all() and np.isinf(got[9, :32]).all()
-    assert np.isfinite(np.delete(got, (3, 9), 0)).all() and np.isfinite(got[9, 32:]).all()
+    assert np.isnan(got[3]).all() and np.isinf(got[9, :block_size]).all()
+    assert np.isfinite(np.delete(got, (3, 9), 0)).all()
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))
@@ -288,15 +328,16 @@ def test_offsets_beyond_32_bits(kernels, feature_axis):
     w = torch.randn((1, 8, 8), device="cuda").to(x.dtype)
     y = torch.full_like(x, float("nan"))
     layout = np.ones((1, 1), bool)
-    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 8, batch).batch_tile)
+    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 8, batch, feature_axis=feature_axis))
     kernels.prepare_matmul("bfloat16", 8, feature_axis, (1, 1), plan, x, w, y)()
     got = y[-40:] if feature_axis == 1 else y[:, -40:].t()
     assert torch.allclose(got.float(), tail.float() @ w[0].float(), rtol=0.02, atol=0.02)
     head = y[:-40] if feature_axis == 1 else y[:, :-40]
     assert bool((head == 0).all())
     dw = torch.full((1, 8, 8), float("nan"), device="cuda")
-    kernels.prepare_matmul_dw("bfloat16", 8, feature_axis, (1, 1), cuda.matmul_dw_plan(layout, 64),
-                              x, x, dw)()
+    tile = kernels.tile("bfloat16", 8, batch, is_dw=True, feature_axis=feature_axis)
+    kernels.prepare_matmul_dw("bfloat16", 8, feature_axis, (1, 1),
+                              cuda.matmul_dw_plan(layout, tile, 64), x, x, dw)()
     assert torch.allclose(dw[0], tail.float().t() @ tail.float(), rtol=1e-3, atol=1e-3)
 
 
@@ -306,7 +347,8 @@ def test_products_inside_a_cuda_graph(kernels, feature_axis):
     x = torch.randn((192, 192), device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 32, 32), device="cuda").to(torch.bfloat16)
     eager, replayed = torch.empty_like(x), torch.empty_like(x)
-    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 32, 192).batch_tile, segment=1)
+    tile = kernels.tile("bfloat16", 32, 192, feature_axis=feature_axis, gated=True)
+    plan = cuda.matmul_plan(layout, tile, segment=1)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
     calls = [kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
                                     gate=gate) for y in (eager, replayed)]
@@ -368,7 +410,7 @@ BAD_MATMULS = {
     "dtype": ("dtype", 9), "block_size": ("block_size", 24), "feature_axis": ("feature_axis", 2),
     "in_blocks": ("in_blocks", 0), "batch": ("batch", -1), "activation": ("activation", 3),
     "x": ("x", None), "w": ("w", 8), "y": ("y", None), "too large": ("batch", 2**60),
-    "plan.batch_tile": ("batch_tile", 100), "plan.num_items": ("num_items", 0),
+    "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 17), "plan.num_items": ("num_items", 0),
     "plan.items": ("items", 4), "workspace_bytes": ("num_partials", 1),
 }
 
@@ -378,7 +420,7 @@ def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
     layout = np.ones((2, 2), bool)
     x = torch.ones((64, 64), device="cuda")
     w = torch.ones((4, 32, 32), device="cuda")
-    plan = cuda.matmul_plan(layout, kernels.tile("float32", 32, 64).batch_tile)
+    plan = cuda.matmul_plan(layout, kernels.tile("float32", 32, 64))
     args = cuda.MatmulArgs(dtype=0, block_size=32, feature_axis=1, in_blocks=2, out_blocks=2,
                            batch=64, x=x.data_ptr(), w=w.data_ptr(), y=x.data_ptr(),
                            plan=cuda.MatmulPlan(**plan.fields()))
@@ -393,7 +435,8 @@ def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
 
 def test_get_tile_refuses_old_devices(kernels):
     tile, old = cuda.Tile(), cuda.Device(80, 75)
-    status = kernels.api.get_tile(2, 32, 64, 0, ctypes.byref(old), ctypes.byref(tile))
+    request = cuda.TileRequest(dtype=2, block_size=32, batch=64)
+    status = kernels.api.get_tile(ctypes.byref(request), ctypes.byref(old), ctypes.byref(tile))
     assert status == cuda.UNSUPPORTED
     assert "7.5" in kernels.api.last_error().decode()
 

@@ -16,10 +16,11 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 1
+API_VERSION = 2
 DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
+SM80, SM80_SMALL, SM90, SM90_SMALL, SM90_PAIR, DENSE = range(6)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
 
@@ -28,14 +29,23 @@ class Device(ctypes.Structure):
     _fields_ = [("sm_count", _int), ("compute_capability", _int)]
 
 
+class TileRequest(ctypes.Structure):
+    _fields_ = [(name, _int) for name in
+                ("dtype", "block_size", "feature_axis", "in_blocks", "out_blocks", "is_dw",
+                 "allow_tf32", "gated", "aligned")]
+    _fields_ += [("density", ctypes.c_float), ("batch", _long)]
+
+
 class Tile(ctypes.Structure):
-    _fields_ = [("batch_tile", _int), ("ctas_per_sm", _int)]
+    _fields_ = [(name, _int) for name in
+                ("kernel", "batch_tile", "ctas_per_sm", "columns", "shared_columns")]
 
 
 class MatmulPlan(ctypes.Structure):
     _fields_ = [(name, _int) for name in
-                ("num_items", "num_splits", "num_partials", "batch_tile", "num_blocks")]
-    _fields_ += [(name, _pointer) for name in ("items", "entries", "splits")]
+                ("kernel", "columns", "num_items", "num_splits", "num_partials", "num_entries",
+                 "num_blocks")]
+    _fields_ += [(name, _pointer) for name in ("items", "entries", "splits", "groups")]
 
 
 class MatmulArgs(ctypes.Structure):
@@ -48,7 +58,8 @@ class MatmulArgs(ctypes.Structure):
 
 
 class MatmulDwPlan(ctypes.Structure):
-    _fields_ = [("num_blocks", _int), ("batch_splits", _int), ("blocks", _pointer)]
+    _fields_ = [(name, _int) for name in ("kernel", "num_blocks", "batch_splits", "num_items")]
+    _fields_ += [("blocks", _pointer), ("items", _pointer)]
 
 
 class MatmulDwArgs(ctypes.Structure):
@@ -65,6 +76,30 @@ class PrepareWeightsArgs(ctypes.Structure):
                 ("num_blocks", _long), ("in_", _pointer), ("gate", _pointer), ("out", _pointer)]
 
 
+class LayerNormArgs(ctypes.Structure):
+    _fields_ = [(name, _int) for name in ("dtype", "param_dtype", "feature_axis", "relu")]
+    _fields_ += [(name, _long) for name in ("batch", "features", "segments")]
+    _fields_ += [("epsilon", ctypes.c_float)]
+    _fields_ += [(name, _pointer) for name in
+                 ("x", "gain", "bias", "y", "mean", "rstd", "workspace")]
+    _fields_ += [("workspace_bytes", _size)]
+
+
+class LayerNormGradArgs(ctypes.Structure):
+    _fields_ = [(name, _int) for name in ("dtype", "param_dtype", "feature_axis", "relu")]
+    _fields_ += [(name, _long) for name in ("batch", "features", "segments")]
+    _fields_ += [(name, _pointer) for name in
+                 ("dy", "x", "gain", "bias", "mean", "rstd", "dx", "dgain", "dbias", "workspace")]
+    _fields_ += [("workspace_bytes", _size)]
+
+
+class LstmGatesArgs(ctypes.Structure):
+    _fields_ = [(name, _int) for name in ("dtype", "cell_dtype", "bias_dtype", "feature_axis")]
+    _fields_ += [("forget_bias", ctypes.c_float), ("batch", _long), ("units", _long)]
+    _fields_ += [(name, _pointer) for name in
+                 ("c", "gates", "bias", "c_next", "h", "dc_next", "dh", "dc", "dgates")]
+
+
 _status = ctypes.c_int
 
 
@@ -74,8 +109,8 @@ class Api(ctypes.Structure):
     _fields_ = [
         ("version", _int),
         ("get_device", ctypes.CFUNCTYPE(_status, ctypes.POINTER(Device))),
-        ("get_tile", ctypes.CFUNCTYPE(_status, _int, _int, _long, _int, ctypes.POINTER(Device),
-                                      ctypes.POINTER(Tile))),
+        ("get_tile", ctypes.CFUNCTYPE(_status, ctypes.POINTER(TileRequest),
+                                      ctypes.POINTER(Device), ctypes.POINTER(Tile))),
         ("matmul_workspace", ctypes.CFUNCTYPE(_size, ctypes.POINTER(MatmulArgs))),
         ("matmul", ctypes.CFUNCTYPE(_status, ctypes.POINTER(MatmulArgs), _pointer)),
         ("matmul_dw_workspace", ctypes.CFUNCTYPE(_size, ctypes.POINTER(MatmulDwArgs))),
@@ -85,21 +120,31 @@ class Api(ctypes.Structure):
         ("copy_to_device", ctypes.CFUNCTYPE(_status, _pointer, _pointer, _size, _pointer)),
         ("last_error", ctypes.CFUNCTYPE(ctypes.c_char_p)),
         ("kernel_name", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.POINTER(MatmulArgs))),
+        ("layer_norm_workspace", ctypes.CFUNCTYPE(_size, ctypes.POINTER(LayerNormArgs))),
+        ("layer_norm", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LayerNormArgs), _pointer)),
+        ("layer_norm_grad_workspace",
+         ctypes.CFUNCTYPE(_size, ctypes.POINTER(LayerNormGradArgs))),
+        ("layer_norm_grad",
+         ctypes.CFUNCTYPE(_status, ctypes.POINTER(LayerNormGradArgs), _pointer)),
+        ("lstm_gates", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LstmGatesArgs), _pointer)),
+        ("lstm_gates_grad", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LstmGatesArgs), _pointer)),
     ]
 
 
 class PlanRequest(ctypes.Structure):
     _fields_ = [("coords", _pointer), ("num_blocks", _long), ("in_blocks", _int),
                 ("out_blocks", _int), ("batch", _long), ("sm_count", _int), ("batch_tile", _int),
-                ("ctas_per_sm", _int)]
+                ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
+                ("shared_columns", _int)]
 
 
 class PlanSummary(ctypes.Structure):
     _fields_ = [(name, _int) for name in
-                ("num_items", "num_splits", "num_partials", "num_blocks", "batch_splits")]
+                ("num_items", "num_splits", "num_partials", "num_entries", "num_blocks",
+                 "batch_splits")]
     _fields_ += [("tables", ctypes.POINTER(_int)), ("tables_size", _long),
                  ("items_offset", _long), ("entries_offset", _long), ("splits_offset", _long),
-                 ("balance", ctypes.c_double)]
+                 ("groups_offset", _long), ("balance", ctypes.c_double)]
 
 
 def find_library(name):
@@ -156,39 +201,68 @@ def _on_device(rows, width):
     return torch.tensor(array if len(array) else np.zeros((1, width), np.int32), device="cuda")
 
 
-def matmul_plan(layout, batch_tile, transpose=False, segment=None):
-    """Columns longer than `segment` blocks are split. layout: bool [CB, KB]."""
-    coords = np.argwhere(layout)
-    pairs = coords[:, ::-1] if transpose else coords
-    outputs = layout.shape[0] if transpose else layout.shape[1]
-    order = np.lexsort((pairs[:, 0], pairs[:, 1]))
-    offsets = np.searchsorted(pairs[order, 1], np.arange(outputs + 1))
-    entries = np.stack([pairs[order, 0], order], 1)
-    items, splits, partials = [], [], 0
-    for k in range(outputs):
-        first, end = offsets[k], offsets[k + 1]
-        pieces = 1 if segment is None else max(1, -(-(end - first) // segment))
+def entry_words(columns):
+    words = 2
+    while words < columns + 1:
+        words *= 2
+    return words
+
+
+def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
+    """Groups of columns with more than `segment` input blocks are split.
+
+    layout: bool [CB, KB]. Groups are random: any grouping must do.
+    """
+    numbering = np.full(layout.shape, -1)
+    numbering[layout] = np.arange(int(layout.sum()))
+    if transpose:
+        numbering = numbering.T
+    outputs = numbering.shape[1]
+    columns = np.arange(outputs)
+    if tile.columns > 1:
+        columns = np.random.default_rng(seed).permutation(outputs)
+    groups = np.full((-(-outputs // tile.columns), tile.columns), -1)
+    groups.flat[:outputs] = columns
+    entries, items, splits, partials = [], [], [], 0
+    for number, group in enumerate(groups):
+        first = len(entries)
+        for c in range(len(numbering)):
+            blocks = [-1 if k < 0 else numbering[c, k] for k in group]
+            if max(blocks) >= 0:
+                row = [c, *blocks]
+                entries.append(row + [-1] * (entry_words(tile.columns) - len(row)))
+        length = len(entries) - first
+        pieces = 1 if segment is None else max(1, -(-length // segment))
         if pieces > 1:
-            splits.append((k, partials, pieces))
+            splits.append((number, partials, pieces))
         for piece in range(pieces):
-            begin = first + (end - first) * piece // pieces
-            stop = first + (end - first) * (piece + 1) // pieces
-            items.append((k, begin, stop, partials if pieces > 1 else -1))
+            items.append((number, first + length * piece // pieces,
+                          first + length * (piece + 1) // pieces,
+                          partials if pieces > 1 else -1))
             partials += pieces > 1
     items.sort(key=lambda item: item[1] - item[2])
-    numbers = dict(num_items=len(items), num_splits=len(splits), num_partials=partials,
-                   batch_tile=batch_tile, num_blocks=len(coords))
-    tables = dict(items=_on_device(items, 4), entries=_on_device(entries, 2),
-                  splits=_on_device(splits, 3))
+    numbers = dict(kernel=tile.kernel, columns=tile.columns, num_items=len(items),
+                   num_splits=len(splits), num_partials=partials, num_entries=len(entries),
+                   num_blocks=int(layout.sum()))
+    tables = dict(items=_on_device(items, 4),
+                  entries=_on_device(entries, entry_words(tile.columns)),
+                  splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
     return Plan(numbers, tables)
 
 
-def matmul_dw_plan(layout, batch_splits=1):
+def matmul_dw_plan(layout, tile, batch_splits=1):
     coords = np.argwhere(layout)
     order = np.lexsort((coords[:, 0], coords[:, 1]))
     blocks = np.concatenate([coords[order], order[:, None]], 1)
-    return Plan(dict(num_blocks=len(coords), batch_splits=batch_splits),
-                dict(blocks=_on_device(blocks, 3)))
+    items = []
+    if tile.columns > 1:
+        for k in range(layout.shape[1]):
+            first, end = np.searchsorted(blocks[:, 1], [k, k + 1])
+            items += [(k, i, min(i + tile.columns, end), 0)
+                      for i in range(first, end, tile.columns)]
+    return Plan(dict(kernel=tile.kernel, num_blocks=len(coords), batch_splits=batch_splits,
+                     num_items=len(items)),
+                dict(blocks=_on_device(blocks, 3), items=_on_device(items, 4)))
 
 
 class Planner:
@@ -208,7 +282,8 @@ class Planner:
     def _make(self, layout, batch, device, tile, build):
         coords = np.ascontiguousarray(np.argwhere(layout).astype(np.int32))
         request = PlanRequest(coords.ctypes.data, len(coords), *layout.shape, batch,
-                              device.sm_count, tile.batch_tile, tile.ctas_per_sm)
+                              device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
+                              tile.columns, tile.shared_columns)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:
@@ -224,21 +299,26 @@ class Planner:
             layout, batch, device, tile,
             lambda request, error: self._library.bsparse_plan_matmul(
                 ctypes.byref(request), int(transpose), error, len(error)))
-        numbers = dict(num_items=summary.num_items, num_splits=summary.num_splits,
-                       num_partials=summary.num_partials, batch_tile=tile.batch_tile,
-                       num_blocks=int(layout.sum()))
+        names = ("num_items", "num_splits", "num_partials", "num_entries")
+        numbers = dict(kernel=tile.kernel, columns=tile.columns, num_blocks=int(layout.sum()),
+                       **{name: getattr(summary, name) for name in names})
         return Plan(numbers, dict(
             items=_on_device(tables[:summary.entries_offset], 4),
-            entries=_on_device(tables[summary.entries_offset:summary.splits_offset], 2),
-            splits=_on_device(tables[summary.splits_offset:], 3)))
+            entries=_on_device(tables[summary.entries_offset:summary.splits_offset],
+                               entry_words(tile.columns)),
+            splits=_on_device(tables[summary.splits_offset:summary.groups_offset], 3),
+            groups=_on_device(tables[summary.groups_offset:], tile.columns)))
 
     def matmul_dw(self, layout, batch, device, tile):
         summary, tables = self._make(
             layout, batch, device, tile,
             lambda request, error: self._library.bsparse_plan_matmul_dw(
                 ctypes.byref(request), error, len(error)))
-        numbers = dict(num_blocks=summary.num_blocks, batch_splits=summary.batch_splits)
-        return Plan(numbers, dict(blocks=_on_device(tables, 3)))
+        numbers = dict(kernel=tile.kernel, num_blocks=summary.num_blocks,
+                       batch_splits=summary.batch_splits, num_items=summary.num_items)
+        at = summary.entries_offset
+        return Plan(numbers, dict(items=_on_device(tables[:at], 4),
+                                  blocks=_on_device(tables[at:], 3)))
 
 
 class CudaError(RuntimeError):
@@ -262,10 +342,13 @@ class Kernels:
         self._check(self.api.get_device(ctypes.byref(device)))
         return device
 
-    def tile(self, dtype, block_size, batch, is_dw=False):
+    def tile(self, dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False,
+             aligned=True, blocks=(1, 1), density=0.0):
         device, tile = self.device(), Tile()
-        self._check(self.api.get_tile(DTYPES[dtype], block_size, batch, is_dw,
-                                      ctypes.byref(device), ctypes.byref(tile)))
+        request = TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw, dtype == "tf32",
+                              gated, aligned, density, batch)
+        self._check(self.api.get_tile(ctypes.byref(request), ctypes.byref(device),
+                                      ctypes.byref(tile)))
         return tile
 
     def prepare_matmul(self, dtype, block_size, feature_axis, layout_shape, plan, x, w, y,

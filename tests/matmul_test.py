@@ -150,11 +150,12 @@ def test_nan_and_inf_travel_as_in_a_dense_product(dtype, feature_axis, block_siz
         bs = block_size
         # Input block 0 feeds outputs 0 and 2, input block 1 feeds outputs 0 and 1.
         assert np.isnan(y[1, :bs]).all() and np.isnan(y[1, 2 * bs :]).all()
-        assert np.isfinite(y[1, bs : 2 * bs]).all()
         if activation is None:
             assert np.isinf(y[2, : 2 * bs]).all()
-        assert np.isfinite(y[2, 2 * bs :]).all()
         assert np.isfinite(y[[0, 3, 4]]).all()
+        # A GPU kernel may count an absent block as zeros, as a dense product does; the CPU's do not.
+        if not problems.has_gpu():
+            assert np.isfinite(y[1, bs : 2 * bs]).all() and np.isfinite(y[2, 2 * bs :]).all()
 
 
 def test_a_closed_gate_stops_nan():

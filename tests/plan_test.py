@@ -17,7 +17,7 @@ def test_plan_of_a_scale_free_layout_splits_its_hubs():
     assert length.max() < degree.max()
     assert degree[found.splits[:, 0]].min() >= length.max()
     assert 1 <= found.balance < 1.5
-    assert "columns split" in found.explain()
+    assert "groups split" in found.explain()
 
 
 def test_more_multiprocessors_cut_finer():

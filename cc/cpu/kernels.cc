@@ -2,6 +2,7 @@
 
 #include "cc/cpu/kernels.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -29,6 +30,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 #include "cc/cpu/convert-inl.h"
 #include "cc/cpu/pack-inl.h"
 #include "cc/cpu/finish-inl.h"
+#include "cc/cpu/layer_norm-inl.h"
+#include "cc/cpu/lstm_gates-inl.h"
 
 template <class D>
 struct MulAddOps {
@@ -65,10 +68,39 @@ void Multiply(const Product<Elem>& product) {
   MultiplyWith<MulAddOps<decltype(d)>>(product);
 }
 
+#if HWY_TARGET == HWY_AVX3  // vectors hold 16 sums
+struct EightsOps : MulAddOps<hn::ScalableTag<float>> {
+  using D = hn::ScalableTag<float>;
+
+  static HWY_INLINE V BroadcastTwo(const Elem* p) {
+    const hn::Repartition<double, D> d64;
+    return hn::BitCast(D(), hn::Set(d64, *reinterpret_cast<const double*>(p)));
+  }
+  // Sums of neighbouring lanes: those of `first`, then those of `second`.
+  static HWY_INLINE V AddTwos(V first, V second) {
+    return hn::Add(hn::ConcatEven(D(), second, first), hn::ConcatOdd(D(), second, first));
+  }
+};
+
+void MultiplyEights(const ProductOfEights<float>& product) {
+  MultiplyEightsWith<EightsOps>(product);
+}
+#endif
+
 template <typename T, typename Elem>
 Kernels<T, Elem> KernelsFor(void (*multiply)(const Product<Elem>&)) {
-  return {multiply,       PackActivations<T, Elem>, PrepareWeights<T, Elem>,
-          FinishSums<T>, ScaleSums<T, T>,          ScaleSums<T, float>};
+  Kernels<T, Elem> kernels;
+  kernels.multiply = multiply;
+  kernels.pack = PackActivations<T, Elem>;
+  kernels.prepare_weights = PrepareWeights<T, Elem>;
+  kernels.finish = FinishSums<T>;
+  kernels.scale = ScaleSums<T, T>;
+  kernels.scale_to_float = ScaleSums<T, float>;
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (sizeof(Elem) == sizeof(float)) kernels.pair_eights = PairEights<Elem>;
+  if constexpr (std::is_same<Elem, float>::value) kernels.multiply_eights = MultiplyEights;
+#endif
+  return kernels;
 }
 
 AllKernels ThisTarget() {
@@ -77,7 +109,17 @@ AllKernels ThisTarget() {
           KernelsFor<double, double>(Multiply<double>),
           KernelsFor<Float16, float>(Multiply<float>),
           KernelsFor<BFloat16, float>(Multiply<float>),
-          KernelsFor<BFloat16, BFloat16Pair>(nullptr)};
+          KernelsFor<BFloat16, BFloat16Pair>(nullptr),
+          {{NormalizeUnits<float>, LayerNormDxUnits<float>, LayerNormParamUnits<float>},
+           {NormalizeUnits<double>, LayerNormDxUnits<double>, LayerNormParamUnits<double>},
+           {NormalizeUnits<Float16>, LayerNormDxUnits<Float16>, LayerNormParamUnits<Float16>},
+           {NormalizeUnits<BFloat16>, LayerNormDxUnits<BFloat16>, LayerNormParamUnits<BFloat16>},
+           GateKernelsFor<float, float>(),
+           GateKernelsFor<double, double>(),
+           GateKernelsFor<Float16, Float16>(),
+           GateKernelsFor<Float16, float>(),
+           GateKernelsFor<BFloat16, BFloat16>(),
+           GateKernelsFor<BFloat16, float>()}};
 }
 
 }  // namespace HWY_NAMESPACE
@@ -104,7 +146,9 @@ std::vector<AllKernels> FindSupportedKernels() {
 #if HWY_TARGETS & HWY_AVX3
   if (avx512) {
     AllKernels kernels = N_AVX3::ThisTarget();
-    kernels.bfloat16_pairs.multiply = PairProduct();
+    const PairProducts pairs = FindPairProducts();
+    kernels.bfloat16_pairs.multiply = pairs.multiply;
+    kernels.bfloat16_pairs.multiply_eights = pairs.multiply_eights;
     kernels.target = "AVX3_BF16";
     if (kernels.bfloat16_pairs.multiply != nullptr) found.push_back(kernels);
     found.push_back(N_AVX3::ThisTarget());

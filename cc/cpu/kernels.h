@@ -7,9 +7,14 @@
 #include <vector>
 
 #include "cc/cpu/dtype.h"
+#include "cc/cpu/recurrent_kernels.h"
 #include "cc/plan/types.h"
 
 namespace bsparse {
+
+// Longer sums are added up piecewise: a single chain of n additions has an error that grows with n,
+// pieces keep it below what dense libraries have; and a tile's operands stay close to the core.
+constexpr int64_t kDepthOfChain = 128;
 
 // T is a stored type (float, double, Float16, BFloat16); Elem is the type that it is multiplied
 // in: float, double, or BFloat16Pair where the machine has a dot product of pairs.
@@ -21,12 +26,16 @@ namespace bsparse {
 template <typename Elem>
 struct Product {
   struct Part {
-    int64_t a, b;  // where its operands begin, in elements after `a` and `b`
+    int64_t a, b;       // where its operands begin, in elements after `a` and `b`
+    const char* ahead;  // `ahead_bytes` from here on are prefetched meanwhile
   };
 
   const Part* parts = nullptr;
   int64_t num_parts = 0;
-  int64_t depth = 0;  // of each part
+  int64_t depth = 0;  // of each part; of several together, at most kDepthOfChain
+  int64_t ahead_bytes = 0;
+  // Prefetches the B of the next part, too; parts[num_parts] then is the first of the next product.
+  bool prefetches_b = false;
   const Elem* a = nullptr;  // a[i * a_row_stride + d * a_depth_stride]; one stride is 1
   int64_t a_row_stride = 1;
   int64_t a_depth_stride = 1;
@@ -34,10 +43,24 @@ struct Product {
   int64_t b_stride = 0;
   Accumulator<Elem>* c = nullptr;  // c[i * c_stride + j]
   int64_t c_stride = 0;
+  bool prefetches_c = false;
   int64_t rows = 0;         // any number; a multiple of 8 if `wide`
   int64_t columns = 0;      // a multiple of 8
   bool wide = false;        // A is a weight block, or as small; else rows of activations
   bool accumulate = false;  // adds to C instead of overwriting it
+};
+
+// C (8, 8) = A^T B for the weight gradient of a block of 8, whose rows are half a vector of
+// AVX-512: two steps of depth share a vector. A and B are (depth, 8) of two numbers each, those of
+// steps 2 d and 2 d + 1.
+template <typename Elem>
+struct ProductOfEights {
+  const Elem* a = nullptr;
+  const Elem* b = nullptr;
+  const Elem* next_a = nullptr;  // is prefetched meanwhile
+  int64_t depth = 0;
+  Accumulator<Elem>* c = nullptr;
+  bool accumulate = false;
 };
 
 // Copies activations to the type and order they are multiplied in. `out` is (rows, columns), or for
@@ -47,6 +70,7 @@ struct Pack {
   const T* in = nullptr;  // in[i * in_stride + j], or transposed: in[j * in_stride + i]
   int64_t in_stride = 0;
   bool transposed = false;
+  bool pairs_adjacent = false;  // pairs are of adjacent columns, as they lie in memory
   Elem* out = nullptr;
   int64_t out_stride = 0;
   int64_t rows = 0;
@@ -81,6 +105,10 @@ struct Finish {
 template <typename T, typename Elem>
 struct Kernels {
   void (*multiply)(const Product<Elem>& product);
+  // Null where vectors hold but 8 sums.
+  void (*multiply_eights)(const ProductOfEights<Elem>& product) = nullptr;
+  // (2 depth, 8) to (depth, 8) of two each, in place.
+  void (*pair_eights)(Elem* rows, int64_t depth) = nullptr;
   void (*pack)(const Pack<T, Elem>& pack);
   void (*prepare_weights)(const WeightBlock& block, Elem* out);
   void (*finish)(const Finish<T>& finish);
@@ -96,6 +124,7 @@ struct AllKernels {
   Kernels<Float16, float> float16;
   Kernels<BFloat16, float> bfloat16;
   Kernels<BFloat16, BFloat16Pair> bfloat16_pairs;  // `multiply` is null without the instruction
+  RecurrentKernels recurrent;
 };
 
 // For each instruction set that this machine and this build have in common, the best first.
@@ -106,8 +135,11 @@ const AllKernels& CurrentKernels();
 void UseKernelsForTesting(const AllKernels& kernels);
 
 // With VDPBF16PS; null where the compiler or the machine lacks it.
-using MultiplyPairs = void (*)(const Product<BFloat16Pair>& product);
-MultiplyPairs PairProduct();
+struct PairProducts {
+  void (*multiply)(const Product<BFloat16Pair>& product);
+  void (*multiply_eights)(const ProductOfEights<BFloat16Pair>& product);
+};
+PairProducts FindPairProducts();
 
 }  // namespace bsparse
 

@@ -12,23 +12,22 @@
 namespace bsparse {
 namespace {
 
-// The activations that a unit of work reads take about this much of a core's own (second-level)
-// cache, beside the weights. Twice that where each panel makes the weights dearer: they are
-// rewritten for it, or (transposed) fetched out of order.
-constexpr int64_t kPanelBytes = 384 << 10;
-constexpr int64_t kSmallestPanel = 48;  // batch rows; the best tile of a wide product
+// The activations that a unit of work reads take at most about this much. They need not fit a
+// core's own cache, as they are prefetched, and the weights are read once for each panel.
+constexpr int64_t kPanelBytes = 1536 << 10;
+constexpr int64_t kSmallestPanel = 48;  // batch rows
 constexpr int64_t kLargestPanel = 192;
 
 constexpr int64_t kPackedBytes = 16 << 20;      // the most activations packed at a time
 constexpr int64_t kPackedFeatures = 256;        // of a unit of packing
+constexpr int64_t kPackedRows = 8;              // whose lines an 8-way cache holds at any distance
 constexpr int64_t kLongestDirectStride = 2048;  // bytes
+constexpr int kLargestPackedBlock = 32;         // of tall products
 constexpr int64_t kWideStep = 16;               // wide products take multiples of this batch
-constexpr int64_t kTallStep = 6;                // rows of the best tile of a tall product
+constexpr int64_t kTallStep = 24;               // a multiple of the rows of every tall tile
 constexpr int64_t kCyclesOfUnit = 40000;        // about ten microseconds
 
 constexpr int64_t kOutputsOfGroup = 32;         // a cache line of 16-bit numbers
-constexpr int64_t kPrefetchedAhead = 8;         // blocks
-constexpr int64_t kPrefetchedBytes = 512;       // of each
 
 bool IsZeroOrOne(float gate) { return gate == 0.0f || gate == 1.0f; }
 
@@ -54,9 +53,6 @@ class Matmul {
     if (args.gate != nullptr) {
       scales_ = !std::all_of(args.gate, args.gate + index_.num_blocks(), IsZeroOrOne);
     }
-    for (int32_t k = 0; k < index_.out_blocks(); ++k) {
-      longest_column_ = std::max(longest_column_, index_.offsets()[k + 1] - index_.offsets()[k]);
-    }
   }
 
   void Run() const {
@@ -81,18 +77,20 @@ class Matmul {
     bool wide;
   };
 
-  // Activations of a section as products read them: (batch, in / kPairing) if tall, (in / kPairing,
-  // batch) if wide, with `stride` elements between rows.
+  // Activations of a panel as products read them: the distance between blocks of features, and
+  // between batch rows (tall) or features (wide).
   struct Operand {
     const Elem* data;
-    int64_t stride;
+    int64_t block_stride, stride;
   };
 
   // What a thread works with.
   struct Workspace {
     Workspace(int64_t weights, int64_t sums) : weights(weights), sums(sums), finish(sums) {}
 
-    std::vector<Part> parts;
+    std::vector<Part> parts;      // of a run of columns: the blocks that count
+    std::vector<int64_t> ends;    // of each column among them
+    std::vector<float> gates;     // of each, if there are any
     Scratch<Elem> weights;
     Scratch<Sum> sums, finish;
   };
@@ -103,11 +101,15 @@ class Matmul {
            (!wide && args_.transpose);
   }
   bool PacksActivations(bool wide) const {
-    if (!wide) return !features_last_ || !(kSameType || kPairs);
-    // With a long stride, rows of x fall on few sets of the caches and on a page each: that costs
-    // more than a copy.
-    return features_last_ || !kSameType ||
-           batch_ * static_cast<int64_t>(sizeof(T)) >= kLongestDirectStride;
+    if (wide) {
+      // With a long stride, rows of x fall on few sets of the caches and on a page each: that costs
+      // more than a copy.
+      return features_last_ || !kSameType ||
+             batch_ * static_cast<int64_t>(sizeof(T)) >= kLongestDirectStride;
+    }
+    // For the same reason the many rows of small blocks are copied, unless they are few.
+    return !features_last_ || !(kSameType || kPairs) ||
+           (bs_ <= kLargestPackedBlock && batch_ >= kTallStep);
   }
 
   const T* X(int64_t n, int64_t feature) const {
@@ -119,27 +121,21 @@ class Matmul {
     return features_last_ ? y + n * out_ + feature : y + feature * batch_ + n;
   }
 
-  const char* Weights(const BlockIndex::Entry& entry) const {
-    const int64_t width = args_.weight_dtype == args_.dtype ? sizeof(T) : sizeof(float);
-    return static_cast<const char*>(args_.w) + entry.weight_block * bs_ * bs_ * width;
-  }
-  // Small blocks lie anywhere in w; the machine only guesses the rest of large ones.
-  void PrefetchWeights(int64_t position) const {
-    if (position >= index_.num_blocks()) return;
-    const char* weights = Weights(index_.entries()[position]);
-    const int64_t bytes = std::min<int64_t>(bs_ * bs_ * sizeof(T), kPrefetchedBytes);
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(weights + i);
+  int64_t PartsOfChain() const { return kDepthOfChain * kPairing / bs_; }
+  int64_t BytesOfBlock() const {
+    return bs_ * bs_ * (args_.weight_dtype == args_.dtype ? sizeof(T) : sizeof(float));
   }
 
   void RunSection(const Section& section) const;
   void PackPanel(const Section& panel, int64_t feature, int64_t features, Elem* out) const;
-  Operand InPlace(const Section& panel) const;
+  Operand OperandOf(const Section& panel, const Elem* packed) const;
+  void ListParts(bool wide, const Operand& x, int32_t first_column, int32_t last_column,
+                 Workspace* workspace) const;
   void RunPanel(const Section& panel, const Operand& x, int32_t first_column, int32_t last_column,
                 Workspace* workspace) const;
-  Product<Elem> ProductOf(int32_t column, const Section& panel, const Operand& x,
-                          Workspace* workspace) const;
-  const Elem* GatherParts(int32_t column, const Section& panel, const Operand& x,
-                          Workspace* workspace) const;
+  void MultiplyColumn(const Section& panel, const Operand& x, int64_t first, int64_t last,
+                      Workspace* workspace, Sum* c, int64_t c_stride, bool c_in_y) const;
+  void PrepareChain(bool wide, int64_t first, int64_t count, Workspace* workspace) const;
 
   const CpuMatmulArgs& args_;
   const Kernels<T, Elem>& kernels_;
@@ -148,20 +144,20 @@ class Matmul {
   const int64_t bs_, in_, out_, batch_;
   const bool features_last_;
   bool scales_ = false;
-  int64_t longest_column_ = 0;
 };
 
 template <typename T, typename Elem>
 void Matmul<T, Elem>::RunSection(const Section& section) const {
   const bool packs = PacksActivations(section.wide), prepares = PreparesWeights(section.wide);
-  const int64_t row_bytes = std::max<int64_t>(in_ / kPairing * sizeof(Elem), 1);
-  const int64_t panel_bytes = (prepares || args_.transpose ? 2 : 1) * kPanelBytes;
+  const int64_t in_elems = in_ / kPairing;
+  const int64_t row_bytes = std::max<int64_t>(in_elems * sizeof(Elem), 1);
   const int64_t largest_panel =
-      std::clamp(panel_bytes / row_bytes, kSmallestPanel, kLargestPanel);
+      std::clamp(kPanelBytes / row_bytes / kSmallestPanel * kSmallestPanel, kSmallestPanel,
+                 kLargestPanel);
   const int64_t step = section.wide ? kWideStep : kTallStep;
   const int64_t largest_round =
-      CeilDiv(packs ? std::max(kPackedBytes / row_bytes, largest_panel) : section.size(), step) *
-      step;
+      packs ? std::max(kPackedBytes / row_bytes / kSmallestPanel * kSmallestPanel, largest_panel)
+            : CeilDiv(section.size(), step) * step;
   const Pieces rounds(section.size(), largest_round, step);
 
   const int64_t panel_rows = std::min(largest_panel, rounds.End(0));
@@ -178,10 +174,8 @@ void Matmul<T, Elem>::RunSection(const Section& section) const {
     const auto panel_at = [&](int64_t i) {
       return Section{begin + panels.Begin(i), begin + panels.End(i), section.wide};
     };
-    const Scratch<Elem> packed(packs ? panels.total * (in_ / kPairing) : 0);
-    const auto packed_at = [&](int64_t i) {
-      return packed.get() + panels.Begin(i) * (in_ / kPairing);
-    };
+    const Scratch<Elem> packed(packs ? panels.total * in_elems : 0);
+    const auto packed_at = [&](int64_t i) { return packed.get() + panels.Begin(i) * in_elems; };
     if (packs) {
       const int64_t slices = CeilDiv(in_, kPackedFeatures);
       parallel_for_(panels.count * slices, panel_rows * kPackedFeatures,
@@ -194,105 +188,163 @@ void Matmul<T, Elem>::RunSection(const Section& section) const {
                     });
     }
     parallel_for_(panels.count * num_runs, cycles_of_run, [&](int64_t first, int64_t last) {
-      Workspace workspace(prepares ? longest_column_ * bs_ * bs_ / kPairing : 0,
+      Workspace workspace(prepares ? kDepthOfChain * bs_ : 0,
                           largest_panel * std::max(bs_, kOutputsOfGroup));
-      for (int64_t u = first; u < last; ++u) {
-        const Section panel = panel_at(u / num_runs);
-        const Operand x = packs ? Operand{packed_at(u / num_runs),
-                                          section.wide ? panel.size() : in_ / kPairing}
-                                : InPlace(panel);
-        RunPanel(panel, x, runs[u % num_runs], runs[u % num_runs + 1], &workspace);
+      while (first < last) {  // all units of a panel at a time
+        const int64_t p = first / num_runs;
+        const int64_t end = std::min(last, (p + 1) * num_runs);
+        RunPanel(panel_at(p), OperandOf(panel_at(p), packs ? packed_at(p) : nullptr),
+                 runs[first - p * num_runs], runs[end - p * num_runs], &workspace);
+        first = end;
       }
     });
   }
 }
 
-// Packs [feature, feature + features) of a panel.
+// Packs [feature, feature + features) of a panel: (in, batch rows) if wide; if tall, (batch rows,
+// bs) for one block of features after the other.
 template <typename T, typename Elem>
 void Matmul<T, Elem>::PackPanel(const Section& panel, int64_t feature, int64_t features,
                                 Elem* out) const {
-  if (kPairs && !panel.wide) {  // pairs of adjacent features: only the order changes
-    T* rows = reinterpret_cast<T*>(out) + feature;  // (batch, in)
-    for (int64_t n = panel.begin; n < panel.end; ++n, rows += in_) {
-      for (int64_t f = 0; f < features; ++f) rows[f] = *X(n, feature + f);
+  Pack<T, Elem> pack;
+  pack.in_stride = features_last_ ? in_ : batch_;
+  pack.transposed = panel.wide == features_last_;
+  if (panel.wide) {
+    pack.in = X(panel.begin, feature);
+    pack.rows = features;
+    pack.columns = pack.out_stride = panel.size();
+    pack.out = out + feature / kPairing * pack.columns;
+    return kernels_.pack(pack);
+  }
+  if (kPairs && !features_last_) {
+    T* numbers = reinterpret_cast<T*>(out);
+    for (int64_t f = feature; f < feature + features; ++f) {
+      T* column = numbers + f / bs_ * bs_ * panel.size() + f % bs_;
+      for (int64_t n = 0; n < panel.size(); ++n) column[n * bs_] = *X(panel.begin + n, f);
     }
     return;
   }
-  Pack<T, Elem> pack;
-  pack.in = X(panel.begin, feature);
-  pack.in_stride = features_last_ ? in_ : batch_;
-  pack.transposed = panel.wide == features_last_;
-  pack.out_stride = panel.wide ? panel.size() : in_;
-  pack.out = out + (panel.wide ? feature / kPairing * pack.out_stride : feature);
-  pack.rows = panel.wide ? features : panel.size();
-  pack.columns = panel.wide ? panel.size() : features;
-  kernels_.pack(pack);
-}
-
-template <typename T, typename Elem>
-typename Matmul<T, Elem>::Operand Matmul<T, Elem>::InPlace(const Section& panel) const {
-  const Elem* data = reinterpret_cast<const Elem*>(X(panel.begin, 0));
-  return {data, panel.wide ? batch_ : in_ / kPairing};
-}
-
-// Lists the blocks of an output column that count, and returns where their weights are.
-template <typename T, typename Elem>
-const Elem* Matmul<T, Elem>::GatherParts(int32_t column, const Section& panel, const Operand& x,
-                                         Workspace* workspace) const {
-  const bool prepares = PreparesWeights(panel.wide);
-  const bool float32_weights = args_.weight_dtype != args_.dtype;
-  const int64_t block_elems = bs_ * bs_ / kPairing;
-  workspace->parts.clear();
-  for (int64_t e = index_.offsets()[column]; e < index_.offsets()[column + 1]; ++e) {
-    const BlockIndex::Entry& entry = index_.entries()[e];
-    PrefetchWeights(e + kPrefetchedAhead);
-    const float gate = args_.gate == nullptr ? 1.0f : args_.gate[entry.weight_block];
-    if (gate == 0.0f) continue;
-    int64_t weights = entry.weight_block * block_elems;
-    if (prepares) {
-      weights = static_cast<int64_t>(workspace->parts.size()) * block_elems;
-      WeightBlock block;
-      block.w = Weights(entry);
-      block.block_size = args_.block_size;
-      block.float32_weights = float32_weights;
-      block.transposed = args_.transpose;
-      block.gate = gate;
-      kernels_.prepare_weights(block, workspace->weights.get() + weights);
+  pack.pairs_adjacent = kPairs;
+  pack.out_stride = bs_ / kPairing;
+  pack.columns = bs_;
+  for (int64_t n = 0; n < panel.size(); n += kPackedRows) {
+    pack.rows = std::min(kPackedRows, panel.size() - n);
+    for (int64_t f = feature; f < feature + features; f += bs_) {
+      pack.in = X(panel.begin + n, f);
+      pack.out = out + (f * panel.size() + n * bs_) / kPairing;
+      kernels_.pack(pack);
     }
-    const int64_t activations = entry.in_block * bs_ / kPairing * (panel.wide ? x.stride : 1);
-    workspace->parts.push_back(panel.wide ? Part{weights, activations}
-                                          : Part{activations, weights});
   }
-  return prepares ? workspace->weights.get() : static_cast<const Elem*>(args_.w);
 }
 
 template <typename T, typename Elem>
-Product<Elem> Matmul<T, Elem>::ProductOf(int32_t column, const Section& panel, const Operand& x,
-                                         Workspace* workspace) const {
-  const bool reads_transposed = args_.transpose && !PreparesWeights(panel.wide);
-  const Elem* weights = GatherParts(column, panel, x, workspace);
-  Product<Elem> product;
-  product.parts = workspace->parts.data();
-  product.num_parts = static_cast<int64_t>(workspace->parts.size());
-  product.depth = bs_ / kPairing;
-  product.wide = panel.wide;
+typename Matmul<T, Elem>::Operand Matmul<T, Elem>::OperandOf(const Section& panel,
+                                                             const Elem* packed) const {
+  const int64_t block = bs_ / kPairing;
+  const Elem* data = packed != nullptr ? packed : reinterpret_cast<const Elem*>(X(panel.begin, 0));
   if (panel.wide) {
-    product.rows = bs_;
-    product.columns = panel.size();
-    product.a = weights;
+    const int64_t stride = packed != nullptr ? panel.size() : batch_;
+    return {data, block * stride, stride};
+  }
+  if (packed != nullptr) return {data, block * panel.size(), block};
+  return {data, block, in_ / kPairing};
+}
+
+// Lists the blocks of some columns that count.
+template <typename T, typename Elem>
+void Matmul<T, Elem>::ListParts(bool wide, const Operand& x, int32_t first_column,
+                                int32_t last_column, Workspace* workspace) const {
+  const int64_t bytes = BytesOfBlock(), elems = bs_ * bs_;
+  const int64_t distance = PartsOfChain();
+  const auto& offsets = index_.offsets();
+  const int64_t begin = offsets[first_column], end = offsets[last_column];
+  std::vector<Part>& parts = workspace->parts;
+  parts.resize(end - begin + 1);
+  workspace->ends.clear();
+  workspace->gates.clear();
+  int64_t count = 0;
+  const BlockIndex::Entry* entry = index_.entries().data() + begin;
+  const char* w = static_cast<const char*>(args_.w);
+  for (int32_t column = first_column; column < last_column; ++column) {
+    for (const auto* last = index_.entries().data() + offsets[column + 1]; entry != last; ++entry) {
+      if (args_.gate != nullptr) {
+        const float gate = args_.gate[entry->weight_block];
+        if (gate == 0.0f) continue;
+        workspace->gates.push_back(gate);
+      }
+      const int64_t weights = entry->weight_block * elems;
+      const int64_t activations = entry->in_block * x.block_stride;
+      Part& part = parts[count];
+      part.a = wide ? weights : activations;
+      part.b = wide ? activations : weights;
+      parts[std::max<int64_t>(count - distance, 0)].ahead = w + entry->weight_block * bytes;
+      ++count;
+    }
+    workspace->ends.push_back(count);
+  }
+  for (int64_t i = std::max<int64_t>(count - distance, 0); i < count; ++i) parts[i].ahead = w;
+  parts[count] = Part{0, 0, w};
+}
+
+// Rewrites the weights of some parts.
+template <typename T, typename Elem>
+void Matmul<T, Elem>::PrepareChain(bool wide, int64_t first, int64_t count,
+                                   Workspace* workspace) const {
+  const int64_t depth = bs_ / kPairing;
+  const int64_t width = BytesOfBlock() / (bs_ * bs_);
+  WeightBlock block;
+  block.block_size = args_.block_size;
+  block.float32_weights = args_.weight_dtype != args_.dtype;
+  block.transposed = args_.transpose;
+  for (int64_t i = 0; i < count; ++i) {
+    Part& part = workspace->parts[first + i];
+    int64_t& weights = wide ? part.a : part.b;
+    block.w = static_cast<const char*>(args_.w) + weights * width;
+    block.gate = args_.gate != nullptr ? workspace->gates[first + i] : 1.0f;
+    weights = i * depth * bs_;
+    kernels_.prepare_weights(block, workspace->weights.get() + weights);
+  }
+}
+
+// c = the sum over parts [first, last): (bs, panel) if wide, else (panel, bs).
+template <typename T, typename Elem>
+void Matmul<T, Elem>::MultiplyColumn(const Section& panel, const Operand& x, int64_t first,
+                                     int64_t last, Workspace* workspace, Sum* c,
+                                     int64_t c_stride, bool c_in_y) const {
+  const bool prepares = PreparesWeights(panel.wide);
+  const int64_t depth = bs_ / kPairing;
+  const Elem* weights = prepares ? workspace->weights.get() : static_cast<const Elem*>(args_.w);
+  Product<Elem> product;
+  product.depth = depth;
+  product.wide = panel.wide;
+  product.a = panel.wide ? weights : x.data;
+  product.b = panel.wide ? x.data : weights;
+  product.c = c;
+  product.c_stride = c_stride;
+  product.prefetches_c = c_in_y;
+  product.rows = panel.wide ? bs_ : panel.size();
+  product.columns = panel.wide ? panel.size() : bs_;
+  product.ahead_bytes = BytesOfBlock();
+  if (!panel.wide) {
+    product.a_row_stride = x.stride;
+    product.b_stride = bs_;
+  } else {
+    product.b_stride = x.stride;
+    product.prefetches_b = true;
+    const bool reads_transposed = args_.transpose && !prepares;
     product.a_row_stride = reads_transposed ? bs_ : 1;
     product.a_depth_stride = reads_transposed ? 1 : bs_;
-    product.b = x.data;
-    product.b_stride = x.stride;
-  } else {
-    product.rows = panel.size();
-    product.columns = bs_;
-    product.a = x.data;
-    product.a_row_stride = x.stride;
-    product.b = weights;
-    product.b_stride = bs_;
   }
-  return product;
+  do {  // once even without parts, to write zeros
+    const int64_t count = std::min(PartsOfChain(), last - first);
+    if (prepares) PrepareChain(panel.wide, first, count, workspace);
+    product.parts = workspace->parts.data() + first;
+    product.num_parts = count;
+    kernels_.multiply(product);
+    product.accumulate = true;
+    product.prefetches_c = false;
+    first += count;
+  } while (first < last);
 }
 
 template <typename T, typename Elem>
@@ -304,29 +356,31 @@ void Matmul<T, Elem>::RunPanel(const Section& panel, const Operand& x, int32_t f
   const int64_t y_stride = features_last_ ? out_ : batch_;
   // Columns of 8 outputs that are stored transposed are stored together, so that cache lines of y
   // are written as a whole.
+  ListParts(panel.wide, x, first_column, last_column, workspace);
+  int64_t first = 0;
   const int32_t group = panel.wide && stores_transposed ? kOutputsOfGroup / bs_ : 1;
   for (int32_t column = first_column; column < last_column; column += group) {
     const int32_t columns = std::min(group, last_column - column);
     T* y = Y(panel.begin, column * bs_);
-    Product<Elem> product;
-    for (int32_t i = 0; i < columns; ++i) {
-      product = ProductOf(column + i, panel, x, workspace);
-      product.c = workspace->sums.get() + i * bs_ * product.columns;
-      product.c_stride = product.columns;
-      if constexpr (std::is_same<T, Sum>::value) {
-        if (sums_in_y) {
-          product.c = y;
-          product.c_stride = y_stride;
-        }
+    Sum* sums = workspace->sums.get();
+    int64_t stride = panel.wide ? panel.size() : bs_;
+    if constexpr (std::is_same<T, Sum>::value) {
+      if (sums_in_y) {
+        sums = y;
+        stride = y_stride;
       }
-      kernels_.multiply(product);
+    }
+    for (int32_t i = 0; i < columns; ++i) {
+      const int64_t last = workspace->ends[column + i - first_column];
+      MultiplyColumn(panel, x, first, last, workspace, sums + i * bs_ * stride, stride, sums_in_y);
+      first = last;
     }
     if (sums_in_y) continue;
 
     Finish<T> finish;
     finish.sums = workspace->sums.get();
-    finish.rows = panel.wide ? columns * bs_ : product.rows;
-    finish.columns = product.columns;
+    finish.rows = panel.wide ? columns * bs_ : panel.size();
+    finish.columns = panel.wide ? panel.size() : bs_;
     if (args_.bias != nullptr) {
       const T* bias = static_cast<const T*>(args_.bias) + column * bs_;
       (panel.wide ? finish.row_bias : finish.column_bias) = bias;

@@ -6,17 +6,12 @@
 #define BSPARSE_CC_CPU_MATMUL_H_
 
 #include <cstdint>
-#include <functional>
 
+#include "cc/cpu/parallel_for.h"
 #include "cc/plan/block_index.h"
 #include "cc/plan/types.h"
 
 namespace bsparse {
-
-// Runs body(begin, end) over sub-ranges of [0, total), on any threads, and returns when all are
-// done. `cost_per_unit` is a hint in CPU cycles.
-using ParallelFor = std::function<void(int64_t total, int64_t cost_per_unit,
-                                       const std::function<void(int64_t, int64_t)>& body)>;
 
 struct CpuMatmulArgs {
   DType dtype;         // of x, y and bias: float32, float16, bfloat16 or float64

@@ -160,7 +160,10 @@ void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t co
 template <typename T, typename Elem>
 void PackActivations(const Pack<T, Elem>& pack) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
-    if (pack.transposed) {
+    if (pack.pairs_adjacent) {
+      CopyRows(reinterpret_cast<const float*>(pack.in), pack.in_stride / 2, pack.rows,
+               pack.columns / 2, reinterpret_cast<float*>(pack.out), pack.out_stride);
+    } else if (pack.transposed) {
       PairColumns<8>(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
     } else {
       PairRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
@@ -214,3 +217,18 @@ void PrepareWeights(const WeightBlock& block, Elem* out) {
   }
   PrepareBlock(w, bs, block.transposed, out);
 }
+
+#if HWY_TARGET == HWY_AVX3
+// (2 depth, 8) to (depth, 8) of two each, in place.
+template <typename Elem>
+void PairEights(Elem* rows, int64_t depth) {
+  const hn::ScalableTag<uint32_t> d;
+  alignas(64) static constexpr int32_t kOrder[16] = {0, 8,  1, 9,  2, 10, 3, 11,
+                                                     4, 12, 5, 13, 6, 14, 7, 15};
+  const auto order = hn::SetTableIndices(d, kOrder);
+  auto* lanes = reinterpret_cast<uint32_t*>(rows);
+  for (int64_t i = 0; i < depth; ++i, lanes += 16) {
+    hn::StoreU(hn::TableLookupLanes(hn::LoadU(d, lanes), order), d, lanes);
+  }
+}
+#endif

@@ -49,6 +49,16 @@ struct FullOps {
   }
   static HWY_INLINE V Add(V a, V b) { return _mm512_add_ps(a, b); }
   static HWY_INLINE void Store(V v, Sum* p) { _mm512_storeu_ps(p, v); }
+  static HWY_INLINE BVector BroadcastTwo(const Elem* p) {
+    return _mm512_set1_epi64(*reinterpret_cast<const int64_t*>(p));
+  }
+  static HWY_INLINE V AddTwos(V first, V second) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return _mm512_add_ps(_mm512_permutex2var_ps(first, even, second),
+                         _mm512_permutex2var_ps(first, odd, second));
+  }
 };
 
 // For blocks of 8.
@@ -81,6 +91,10 @@ void Multiply(const Product<BFloat16Pair>& product) {
   MultiplyWith<FullOps>(product);
 }
 
+void MultiplyEights(const ProductOfEights<BFloat16Pair>& product) {
+  MultiplyEightsWith<FullOps>(product);
+}
+
 }  // namespace avx512_bf16
 }  // namespace bsparse
 
@@ -92,9 +106,10 @@ void Multiply(const Product<BFloat16Pair>& product) {
 
 namespace bsparse {
 
-MultiplyPairs PairProduct() {
+PairProducts FindPairProducts() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") ? avx512_bf16::Multiply : nullptr;
+  if (!__builtin_cpu_supports("avx512bf16")) return {};
+  return {avx512_bf16::Multiply, avx512_bf16::MultiplyEights};
 }
 
 }  // namespace bsparse
@@ -103,7 +118,7 @@ MultiplyPairs PairProduct() {
 
 namespace bsparse {
 
-MultiplyPairs PairProduct() { return nullptr; }
+PairProducts FindPairProducts() { return {}; }
 
 }  // namespace bsparse
 

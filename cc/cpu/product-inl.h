@@ -10,39 +10,40 @@
 //   kRegisters         how many V the machine holds
 //   kChains            1, or 2 if eight sums are too few to hide the latency of MulAdd
 
-// Sums over more depth than this are added up piecewise: a single chain of n additions has an error
-// that grows with n, pieces keep it below what dense libraries have; and a tile's operands stay in
-// the first-level cache.
-constexpr int64_t kDepthOfChain = 128;
-
-// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. Two pointers and
-// two multiples of the stride reach eight rows by addressing modes alone; a pointer for each row
-// would run out of registers.
-template <typename Elem>
+// The rows of A in a tile when depth is contiguous: row i at first[i * stride]. A pointer for every
+// four rows and two multiples of the stride reach all of them by addressing modes alone; a pointer
+// for each row would run out of registers.
+template <typename Elem, int kRows>
 class DistantRows {
  public:
-  DistantRows(const Elem* first, int64_t row_stride)
-      : base_{first, first + 4 * row_stride}, stride_(row_stride), stride3_(3 * row_stride) {}
+  HWY_INLINE DistantRows(const Elem* first, int64_t row_stride)
+      : stride_(row_stride), stride3_(3 * row_stride) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kBases; ++i) base_[i] = first + 4 * i * row_stride;
+  }
 
   HWY_INLINE const Elem* operator[](int row) const {
     return base_[row / 4] + (row % 4 == 3 ? stride3_ : row % 4 * stride_);
   }
 
   HWY_INLINE void Advance() {
-    ++base_[0];
-    ++base_[1];
+#pragma GCC unroll 6
+    for (int i = 0; i < kBases; ++i) ++base_[i];
   }
 
  private:
-  const Elem* base_[2];
+  static constexpr int kBases = (kRows + 3) / 4;
+
+  const Elem* base_[kBases];
   int64_t stride_, stride3_;
 };
 
 // The rows of A in a tile when rows are contiguous: row i at first[i].
-template <typename Elem>
+template <typename Elem, int kRows>
 class AdjacentRows {
  public:
-  AdjacentRows(const Elem* first, int64_t depth_stride) : base_(first), stride_(depth_stride) {}
+  HWY_INLINE AdjacentRows(const Elem* first, int64_t depth_stride)
+      : base_(first), stride_(depth_stride) {}
 
   HWY_INLINE const Elem* operator[](int row) const { return base_ + row; }
 
@@ -60,7 +61,7 @@ HWY_INLINE void AddOuterProduct(const RowsOfA& a, const typename Ops::Elem* b,
   typename Ops::BVector b_vectors[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) b_vectors[v] = Ops::Load(b + v * Ops::kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
     const auto a_i = Ops::Broadcast(a[i]);
 #pragma GCC unroll 4
@@ -68,28 +69,81 @@ HWY_INLINE void AddOuterProduct(const RowsOfA& a, const typename Ops::Elem* b,
   }
 }
 
+// Shares out what parts prefetch `ahead` among the tiles of a product: each takes `step` bytes.
+struct Ahead {
+  Ahead(int64_t bytes, int64_t tiles)
+      : end(bytes), step((bytes + 64 * tiles - 1) / (64 * tiles) * 64) {}
+
+  int64_t begin = 0, end, step;
+};
+
+// The rows of B that follow those of `part`: of the next part, or at the end the first one of the
+// next strip, or of the next product.
+template <int kColumns, typename Elem>
+HWY_INLINE const Elem* NextB(const Product<Elem>& p, const typename Product<Elem>::Part* part,
+                             int64_t j0) {
+  if (part + 1 != p.parts + p.num_parts) return p.b + part[1].b + j0;
+  if (j0 + kColumns < p.columns) return p.b + p.parts->b + j0 + kColumns;
+  return p.b + part[1].b;
+}
+
+HWY_INLINE void PrefetchToL2(const char* p) { __builtin_prefetch(p, 0, 2); }
+
 // `kChains` chains of sums take turns along the depth, where one would not hide the latency of an
 // addition.
-template <class Ops, template <typename> class RowsOfA, int kRows, int kVectors, int kChains = 1>
-HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0, int64_t j0) {
+template <class Ops, template <typename, int> class RowsOfA, int kRows, int kVectors,
+          int kChains = 1>
+HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0, int64_t j0,
+                               Ahead* ahead) {
+  constexpr int kSteps = 4;
   using Elem = typename Ops::Elem;
-  constexpr bool kDistant = std::is_same<RowsOfA<Elem>, DistantRows<Elem>>::value;
+  using Rows = RowsOfA<Elem, kRows>;
+  constexpr bool kDistant = std::is_same<Rows, DistantRows<Elem, kRows>>::value;
   const int64_t a_stride = kDistant ? p.a_row_stride : p.a_depth_stride;
   const int64_t a_offset = kDistant ? i0 * a_stride : i0;
   const int64_t b_stride = p.b_stride;
+  const int64_t ahead_begin = ahead->begin;
+  const int64_t ahead_end = HWY_MIN(ahead->begin + ahead->step, ahead->end);
+  ahead->begin = ahead_end;
   typename Ops::V sums[kChains][kRows][kVectors];
 #pragma GCC unroll 2
   for (int chain = 0; chain < kChains; ++chain) {
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[chain][i][v] = Ops::Zero();
     }
   }
+  auto* c = p.c + i0 * p.c_stride + j0;
+  if (p.prefetches_c) {
+    for (int i = 0; i < kRows; ++i) {
+      auto* c_i = c + i * p.c_stride;
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c_i + v * Ops::kLanes, 1);
+    }
+  }
   for (const auto *part = p.parts, *end = part + p.num_parts; part != end; ++part) {
-    RowsOfA<Elem> a(p.a + part->a + a_offset, a_stride);
+    for (int64_t i = ahead_begin; i < ahead_end; i += 64) PrefetchToL2(part->ahead + i);
+    Rows a(p.a + part->a + a_offset, a_stride);
     const Elem* b = p.b + part->b + j0;
     int64_t d = p.depth;
+    const bool fetches = p.prefetches_b && i0 == 0;
+    const Elem* next = fetches ? NextB<kVectors * Ops::kLanes>(p, part, j0) : b;
+    if (kChains == 1) {
+      for (; d >= kSteps; d -= kSteps) {
+        if (fetches) {
+          for (int step = 0; step < kSteps; ++step) {
+            for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + v * Ops::kLanes);
+            next += b_stride;
+          }
+        }
+#pragma GCC unroll 4
+        for (int step = 0; step < kSteps; ++step) {
+          AddOuterProduct<Ops, kRows, kVectors>(a, b, sums[0]);
+          a.Advance();
+          b += b_stride;
+        }
+      }
+    }
 #pragma GCC unroll 4
     for (; d >= kChains; d -= kChains) {
 #pragma GCC unroll 2
@@ -101,8 +155,7 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
     }
     if (kChains > 1 && d > 0) AddOuterProduct<Ops, kRows, kVectors>(a, b, sums[0]);
   }
-  auto* c = p.c + i0 * p.c_stride + j0;
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
@@ -115,58 +168,53 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
   }
 }
 
-// Tiles of `rows` <= kRows distant rows.
+// All columns of rows from i0 on, `kRows` at a time while there are as many, then half as many.
 template <class Ops, int kRows, int kVectors>
-HWY_INLINE void MultiplyTileOfAtMost(const Product<typename Ops::Elem>& p, int64_t rows, int64_t i0,
-                                     int64_t j0) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return MultiplyTileOfAtMost<Ops, kRows - 1, kVectors>(p, rows, i0, j0);
+HWY_INLINE void MultiplyRowsFrom(const Product<typename Ops::Elem>& p, int64_t i0, Ahead* ahead) {
+  for (; i0 + kRows <= p.rows; i0 += kRows) {
+    for (int64_t j0 = 0; j0 < p.columns; j0 += kVectors * Ops::kLanes) {
+      MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0, ahead);
+    }
   }
-  MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0);
+  if constexpr (kRows > 1) MultiplyRowsFrom<Ops, kRows / 2, kVectors>(p, i0, ahead);
 }
 
-// A's rows are rows of activations, and C is narrow. Few rows at a time, as activations often have
-// a large power of two for a stride: more rows would fall on the same set of an 8-way cache. Eight
-// where there are but eight chains of sums, which hide the latency of an addition.
+// A's rows are rows of activations, and C is narrow. Of the narrowest tiles, more rows would want
+// more pointers than there are registers.
 template <class Ops, int kVectors>
 HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
-  constexpr int kMaxRows = kVectors == 1 ? 8 : 6;
-  const int64_t groups = (p.rows + kMaxRows - 1) / kMaxRows;
-  int64_t i0 = 0;
-  for (int64_t group = 0; group < groups; ++group) {  // groups of about equal size
-    const int64_t i1 = p.rows * (group + 1) / groups;
-    for (int64_t j0 = 0; j0 < p.columns; j0 += kVectors * Ops::kLanes) {
-      MultiplyTileOfAtMost<Ops, kMaxRows, kVectors>(p, i1 - i0, i0, j0);
-    }
-    i0 = i1;
-  }
+  constexpr int kRows = kVectors == 1 ? 8 : (Ops::kRegisters == 32 ? 24 : 12) / kVectors;
+  const int64_t strips = p.columns / (kVectors * Ops::kLanes);
+  Ahead ahead(p.ahead_bytes, HWY_MAX(p.rows / kRows, 1) * strips);
+  MultiplyRowsFrom<Ops, kRows, kVectors>(p, 0, &ahead);
 }
 
 // A is a weight block (or, for weight gradients, as small), and C is wide.
-template <class Ops, template <typename> class RowsOfA, int kVectors>
-HWY_INLINE void MultiplyWideStrip(const Product<typename Ops::Elem>& p, int64_t j0) {
+template <class Ops, template <typename, int> class RowsOfA, int kVectors>
+HWY_INLINE void MultiplyWideStrip(const Product<typename Ops::Elem>& p, int64_t j0, Ahead* ahead) {
   // kRows * kVectors sums, kVectors of B and one of A at a time.
   constexpr int kRows = 8 * kVectors + kVectors + 1 <= Ops::kRegisters ? 8 : 4;
   constexpr int kChains = kVectors == 1 ? Ops::kChains : 1;
   for (int64_t i0 = 0; i0 < p.rows; i0 += kRows) {
-    MultiplyTile<Ops, RowsOfA, kRows, kVectors, kChains>(p, i0, j0);
+    MultiplyTile<Ops, RowsOfA, kRows, kVectors, kChains>(p, i0, j0, ahead);
   }
 }
 
-template <class Ops, template <typename> class RowsOfA>
+template <class Ops, template <typename, int> class RowsOfA>
 HWY_INLINE void MultiplyWide(const Product<typename Ops::Elem>& p) {
   int64_t vectors = p.columns / Ops::kLanes;
   int64_t j0 = 0;
+  Ahead ahead(p.ahead_bytes, p.rows / 8 * ((vectors + 2) / 3));
   while (vectors > 0) {
     if (vectors == 1) {
-      MultiplyWideStrip<Ops, RowsOfA, 1>(p, j0);
+      MultiplyWideStrip<Ops, RowsOfA, 1>(p, j0, &ahead);
       return;
     }
     const int64_t step = vectors == 2 || vectors == 4 ? 2 : 3;
     if (step == 2) {
-      MultiplyWideStrip<Ops, RowsOfA, 2>(p, j0);
+      MultiplyWideStrip<Ops, RowsOfA, 2>(p, j0, &ahead);
     } else {
-      MultiplyWideStrip<Ops, RowsOfA, 3>(p, j0);
+      MultiplyWideStrip<Ops, RowsOfA, 3>(p, j0, &ahead);
     }
     vectors -= step;
     j0 += step * Ops::kLanes;
@@ -174,7 +222,7 @@ HWY_INLINE void MultiplyWide(const Product<typename Ops::Elem>& p) {
 }
 
 template <class Ops>
-HWY_INLINE void MultiplyPiece(const Product<typename Ops::Elem>& p) {
+HWY_INLINE void MultiplyChain(const Product<typename Ops::Elem>& p) {
   const int64_t vectors = p.columns / Ops::kLanes;
   if (p.wide) {
     return p.a_row_stride == 1 ? MultiplyWide<Ops, AdjacentRows>(p)
@@ -185,22 +233,38 @@ HWY_INLINE void MultiplyPiece(const Product<typename Ops::Elem>& p) {
   MultiplyTall<Ops, 1>(p);
 }
 
-// Cuts the depth of a product into chains.
 template <class Ops>
 HWY_INLINE void MultiplyWith(const Product<typename Ops::Elem>& product) {
-  Product<typename Ops::Elem> piece = product;
-  const auto* const end_of_parts = product.parts + product.num_parts;
-  const int64_t parts_of_piece = HWY_MAX(kDepthOfChain / HWY_MAX(product.depth, 1), 1);
-  for (int64_t d = 0; d == 0 || d < product.depth; d += kDepthOfChain) {
-    piece.depth = HWY_MIN(product.depth - d, kDepthOfChain);
-    piece.a = product.a + d * product.a_depth_stride;
-    piece.b = product.b + d * product.b_stride;
-    piece.parts = product.parts;
-    do {  // once even without parts, to write zeros
-      piece.num_parts = HWY_MIN(parts_of_piece, end_of_parts - piece.parts);
-      MultiplyPiece<Ops>(piece);
-      piece.parts += piece.num_parts;
-      piece.accumulate = true;
-    } while (piece.parts != end_of_parts);
+  if (product.depth <= kDepthOfChain) return MultiplyChain<Ops>(product);
+  Product<typename Ops::Elem> chain = product;
+  for (int64_t d = 0; d < product.depth; d += kDepthOfChain) {
+    chain.depth = HWY_MIN(product.depth - d, kDepthOfChain);
+    chain.a = product.a + d * product.a_depth_stride;
+    chain.b = product.b + d * product.b_stride;
+    MultiplyChain<Ops>(chain);
+    chain.accumulate = true;
+  }
+}
+
+template <class Ops>
+HWY_INLINE void MultiplyEightsWith(const ProductOfEights<typename Ops::Elem>& p) {
+  typename Ops::V sums[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) sums[i] = Ops::Zero();
+  const typename Ops::Elem *a = p.a, *b = p.b;
+#pragma GCC unroll 2
+  for (int64_t d = 0; d < p.depth; ++d, a += 16, b += 16) {
+    __builtin_prefetch(p.next_a + 16 * d);
+    const auto b_vector = Ops::Load(b);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      sums[i] = Ops::MulAdd(Ops::BroadcastTwo(a + 2 * i), b_vector, sums[i]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    typename Ops::V sum = Ops::AddTwos(sums[i], sums[i + 1]);
+    if (p.accumulate) sum = Ops::Add(Ops::LoadSums(p.c + 8 * i), sum);
+    Ops::Store(sum, p.c + 8 * i);
   }
 }

@@ -1,31 +1,14 @@
 // The ops on the CPU: cc/cpu's kernels over TensorFlow's thread pool.
 
 #include "cc/cpu/matmul.h"
+#include "cc/kernels/cpu_context.h"
 #include "cc/kernels/product_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace bsparse {
 namespace {
 
 using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-
-ParallelFor OverThreadPool(OpKernelContext* ctx) {
-  tensorflow::thread::ThreadPool* const pool =
-      ctx->device()->tensorflow_cpu_worker_threads()->workers;
-  return [pool](int64_t total, int64_t cost_per_unit,
-                const std::function<void(int64_t, int64_t)>& body) {
-    using Pool = tensorflow::thread::ThreadPool;
-    pool->ParallelFor(total, Pool::SchedulingParams::Adaptive(cost_per_unit), body);
-  };
-}
-
-const void* Data(const Tensor* tensor) {
-  return tensor == nullptr ? nullptr : tensor->tensor_data().data();
-}
-
-void* MutableData(Tensor* tensor) { return const_cast<char*>(tensor->tensor_data().data()); }
 
 class MatmulCpuOp final : public MatmulOpBase {
  public:

@@ -56,38 +56,59 @@ bsparse_activation ToCudaActivation(Activation activation) {
   return BSPARSE_ACTIVATION_NONE;
 }
 
-GpuStatus GetPlanTarget(const bsparse_cuda_api& api, DType dtype, int block_size, int64_t batch,
-                        bool is_dw, PlanTarget* target) {
-  bsparse_dtype cuda_dtype;
-  GpuStatus status = ToCudaDType(dtype, &cuda_dtype);
+GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
+                        PlanTarget* target) {
+  bsparse_tile_request request{};
+  request.block_size = product.block_size;
+  request.feature_axis = product.feature_axis;
+  request.is_dw = product.is_dw;
+  request.allow_tf32 = product.allow_tf32;
+  request.gated = product.gated;
+  request.aligned = product.aligned;
+  request.in_blocks = product.in_blocks;
+  request.out_blocks = product.out_blocks;
+  request.density = static_cast<float>(product.density);
+  request.batch = product.batch;
   bsparse_device device;
   bsparse_tile tile;
+  GpuStatus status = ToCudaDType(product.dtype, &request.dtype);
   if (status.ok()) status = Report(api, api.get_device(&device));
-  if (status.ok()) {
-    status = Report(api, api.get_tile(cuda_dtype, block_size, batch, is_dw, &device, &tile));
-  }
-  if (status.ok()) *target = {device.sm_count, tile.batch_tile, tile.ctas_per_sm};
+  if (status.ok()) status = Report(api, api.get_tile(&request, &device, &tile));
+  if (!status.ok()) return status;
+  target->sm_count = device.sm_count;
+  target->batch_tile = tile.batch_tile;
+  target->ctas_per_sm = tile.ctas_per_sm;
+  target->kernel = tile.kernel;
+  target->columns = tile.columns;
+  target->shared_columns = tile.shared_columns;
   return status;
 }
 
-bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, const int32_t* device_tables) {
+bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, int64_t num_blocks,
+                               const int32_t* device_tables) {
   bsparse_matmul_plan out{};
-  out.num_blocks = static_cast<int32_t>(plan.num_blocks());
+  out.kernel = plan.target().kernel;
+  out.columns = plan.target().columns;
   out.num_items = plan.num_items();
   out.num_splits = plan.num_splits();
   out.num_partials = plan.num_partials();
-  out.batch_tile = plan.target().batch_tile;
+  out.num_entries = static_cast<int32_t>(plan.num_entries());
+  out.num_blocks = static_cast<int32_t>(num_blocks);
   out.items = device_tables + plan.items_offset();
   out.entries = device_tables + plan.entries_offset();
   out.splits = device_tables + plan.splits_offset();
+  out.groups = device_tables + plan.groups_offset();
   return out;
 }
 
 bsparse_matmul_dw_plan DevicePlan(const MatmulDwPlan& plan, const int32_t* device_tables) {
   bsparse_matmul_dw_plan out{};
+  out.kernel = plan.target().kernel;
   out.num_blocks = plan.num_blocks();
+  out.num_items = plan.num_items();
   out.batch_splits = plan.batch_splits();
-  out.blocks = device_tables;
+  out.items = device_tables + plan.items_offset();
+  out.blocks = device_tables + plan.blocks_offset();
   return out;
 }
 

@@ -23,13 +23,27 @@ struct GpuStatus {
 GpuStatus ToCudaDType(DType dtype, bsparse_dtype* cuda_dtype);
 bsparse_activation ToCudaActivation(Activation activation);
 
-// What the planner must know for a product of this dtype, block size and batch on the device
-// that is current on this thread.
-GpuStatus GetPlanTarget(const bsparse_cuda_api& api, DType dtype, int block_size, int64_t batch,
-                        bool is_dw, PlanTarget* target);
+// A product whose kernel is to be chosen.
+struct GpuProduct {
+  DType dtype;
+  int block_size;
+  int feature_axis;
+  int64_t batch;
+  bool is_dw;
+  bool allow_tf32;
+  bool gated;
+  bool aligned;  // activations lie at multiples of 16 bytes
+  int in_blocks;
+  int out_blocks;
+  double density;
+};
+
+// What the planner must know for a product on the device that is current on this thread.
+GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product, PlanTarget* target);
 
 // The plan as the kernels take it, its tables at `device_tables`.
-bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, const int32_t* device_tables);
+bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, int64_t num_blocks,
+                               const int32_t* device_tables);
 bsparse_matmul_dw_plan DevicePlan(const MatmulDwPlan& plan, const int32_t* device_tables);
 
 // Device memory that stays valid until the work enqueued so far is done; null if there is none.

@@ -1,16 +1,14 @@
 // The ops on a GPU: plan, tables on the device, launch on TensorFlow's stream.
 
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "cc/kernels/device_tables.h"
+#include "cc/kernels/gpu_context.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
 #include "cc/kernels/product_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/tensor_float_32_utils.h"
-#include "xla/stream_executor/stream.h"
 
 namespace bsparse {
 namespace {
@@ -18,43 +16,10 @@ namespace {
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
-void* Stream(OpKernelContext* ctx) {
-  return ctx->op_device_context()->stream()->platform_specific_handle().stream;
+// For the copy engine. A slice of a tensor may begin anywhere.
+bool IsAligned(const Tensor* tensor) {
+  return reinterpret_cast<uintptr_t>(tensor->tensor_data().data()) % 16 == 0;
 }
-
-template <typename T = void>
-const T* Data(const Tensor* tensor) {
-  return tensor == nullptr ? nullptr
-                           : reinterpret_cast<const T*>(tensor->tensor_data().data());
-}
-
-// Scratch tensors of one call. TensorFlow reuses their memory only for work enqueued later on the
-// same stream, so they may be dropped when the launches have been made.
-class Scratch {
- public:
-  explicit Scratch(OpKernelContext* ctx) : ctx_(ctx) {}
-
-  DeviceAllocator Allocator() {
-    return [this](size_t bytes) -> void* {
-      Tensor tensor;
-      status_ = ctx_->allocate_temp(tensorflow::DT_UINT8, {static_cast<int64_t>(bytes)}, &tensor);
-      if (!status_.ok()) return nullptr;
-      tensors_.push_back(tensor);
-      return tensor.flat<uint8_t>().data();
-    };
-  }
-
-  // An allocation's failure rather than what the launcher made of it: TensorFlow's message says
-  // which allocator ran out, and has the code ResourceExhausted.
-  absl::Status Resolve(const GpuStatus& launch) const {
-    return status_.ok() ? ToStatus(launch) : status_;
-  }
-
- private:
-  OpKernelContext* const ctx_;
-  absl::Status status_;
-  std::vector<Tensor> tensors_;
-};
 
 class MatmulGpuOp final : public MatmulOpBase {
  public:
@@ -65,8 +30,13 @@ class MatmulGpuOp final : public MatmulOpBase {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(
-        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/false, &target)));
+    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
+        *api,
+        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
+         tensorflow::tensor_float_32_execution_enabled(), call.gate != nullptr,
+         IsAligned(call.x) && IsAligned(call.y), attrs_.in_blocks,
+         attrs_.out_blocks, call.plans->density()},
+        &target)));
     const auto plan = call.plans->matmul_plan(transpose_, call.batch, target);
     void* const stream = Stream(ctx);
     Tensor tables;
@@ -89,7 +59,7 @@ class MatmulGpuOp final : public MatmulOpBase {
     args.gate = Data<float>(call.gate);
     args.bias = Data(call.bias);
     args.y = const_cast<void*>(Data(call.y));
-    args.plan = DevicePlan(*plan, Data<int32_t>(&tables));
+    args.plan = DevicePlan(*plan, call.w->dim_size(0), Data<int32_t>(&tables));
     Scratch scratch(ctx);
     return scratch.Resolve(LaunchMatmul(*api, args, weight_dtype, call.w->dim_size(0),
                                         scratch.Allocator(), stream));
@@ -105,8 +75,13 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(
-        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/true, &target)));
+    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
+        *api,
+        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/true,
+         tensorflow::tensor_float_32_execution_enabled(), call.gate != nullptr,
+         IsAligned(call.x) && IsAligned(call.dy), attrs_.in_blocks,
+         attrs_.out_blocks, call.plans->density()},
+        &target)));
     const auto plan = call.plans->matmul_dw_plan(call.batch, target);
     void* const stream = Stream(ctx);
     Tensor tables;

@@ -21,19 +21,25 @@ BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_
   if (cuda == nullptr) return nullptr;
   bsparse_device device;
   bsparse_tile tile;
-  const auto kind = static_cast<bsparse_dtype>(dtype);
+  bsparse_tile_request request = {};
+  request.dtype = static_cast<bsparse_dtype>(dtype);
+  request.block_size = block_size;
+  request.feature_axis = feature_axis;
+  request.allow_tf32 = allow_tf32;
+  request.aligned = 1;
+  request.in_blocks = request.out_blocks = 1;
+  request.density = 0.1f;
+  request.batch = batch;
   if (cuda->get_device(&device) != BSPARSE_OK) return nullptr;
-  if (cuda->get_tile(kind, block_size, batch, /*is_dw=*/0, &device, &tile) != BSPARSE_OK) {
-    return nullptr;
-  }
+  if (cuda->get_tile(&request, &device, &tile) != BSPARSE_OK) return nullptr;
   bsparse_matmul_args args = {};
-  args.dtype = kind;
+  args.dtype = request.dtype;
   args.block_size = block_size;
   args.feature_axis = feature_axis;
   args.in_blocks = args.out_blocks = 1;
   args.allow_tf32 = allow_tf32;
   args.batch = batch;
-  args.plan.batch_tile = tile.batch_tile;
+  args.plan.kernel = tile.kernel;
   return cuda->kernel_name(&args);
 }
 

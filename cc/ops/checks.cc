@@ -9,16 +9,6 @@
 namespace bsparse {
 namespace {
 
-std::string ShapeText(const PartialDims& dims) {
-  if (!dims.has_value()) return "(of unknown rank)";
-  return absl::StrCat("(",
-                      absl::StrJoin(*dims, ", ",
-                                    [](std::string* out, int64_t dim) {
-                                      absl::StrAppend(out, dim < 0 ? "?" : absl::StrCat(dim));
-                                    }),
-                      dims->size() == 1 ? ",)" : ")");
-}
-
 // "12 features and a batch of 8": how `dims` reads with features on axis 0 or last.
 std::string Reading(const PartialDims& dims, int feature_axis) {
   const int64_t features = feature_axis == 0 ? dims->front() : dims->back();
@@ -32,6 +22,16 @@ bool Matches(int64_t dim, int64_t expected) { return dim < 0 || expected < 0 || 
 
 }  // namespace
 
+std::string ShapeText(const PartialDims& dims) {
+  if (!dims.has_value()) return "(of unknown rank)";
+  return absl::StrCat("(",
+                      absl::StrJoin(*dims, ", ",
+                                    [](std::string* out, int64_t dim) {
+                                      absl::StrAppend(out, dim < 0 ? "?" : absl::StrCat(dim));
+                                    }),
+                      dims->size() == 1 ? ",)" : ")");
+}
+
 absl::Status ProductAttrs::Check() const {
   if (!IsBlockSize(block_size)) {
     std::string supported;
@@ -39,11 +39,8 @@ absl::Status ProductAttrs::Check() const {
     return absl::InvalidArgumentError(
         absl::StrCat("block_size is ", block_size, "; supported are ", supported));
   }
-  if (feature_axis != 0 && feature_axis != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("feature_axis is ", feature_axis,
-                     "; expected 0 (features first) or 1 (features last)"));
-  }
+  const absl::Status axis = CheckFeatureAxis(feature_axis);
+  if (!axis.ok()) return axis;
   for (const auto& [name, blocks] : {std::pair<const char*, int64_t>{"in_blocks", in_blocks},
                                      std::pair<const char*, int64_t>{"out_blocks", out_blocks}}) {
     if (blocks < 1) {
@@ -114,10 +111,28 @@ absl::Status CheckSameBlocks(absl::string_view name, const PartialDims& dims,
 }
 
 absl::Status CheckBias(const PartialDims& dims, int64_t features) {
-  if (!dims.has_value()) return absl::OkStatus();
-  if (dims->size() == 1 && Matches(dims->front(), features)) return absl::OkStatus();
+  return CheckVector("bias", dims, features);
+}
+
+absl::Status CheckVector(absl::string_view name, const PartialDims& dims, int64_t features) {
+  return CheckShape(name, dims, PartialDims(std::in_place, {features}), "");
+}
+
+absl::Status CheckShape(absl::string_view name, const PartialDims& dims,
+                        const PartialDims& expected, absl::string_view why) {
+  if (!dims.has_value() || !expected.has_value()) return absl::OkStatus();
+  bool same = dims->size() == expected->size();
+  for (size_t i = 0; same && i < dims->size(); ++i) same = Matches((*dims)[i], (*expected)[i]);
+  if (same) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("bias has shape ", ShapeText(dims), "; expected (", features, ",)"));
+      absl::StrCat(name, " has shape ", ShapeText(dims), "; expected ", ShapeText(expected), why));
+}
+
+absl::Status CheckFeatureAxis(int feature_axis) {
+  if (feature_axis == 0 || feature_axis == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("feature_axis is ", feature_axis,
+                   "; expected 0 (features first) or 1 (features last)"));
 }
 
 absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis) {
@@ -153,6 +168,11 @@ absl::Status ParseActivation(absl::string_view name, Activation* activation) {
   return absl::OkStatus();
 }
 
+int64_t FeaturesOf(const PartialDims& dims, int feature_axis) {
+  if (!dims.has_value()) return -1;
+  return feature_axis == 0 ? dims->front() : dims->back();
+}
+
 int64_t BatchOf(const PartialDims& dims, int feature_axis) {
   const size_t feature_dim = feature_axis == 0 ? 0 : dims->size() - 1;
   int64_t batch = 1;
@@ -163,6 +183,11 @@ int64_t BatchOf(const PartialDims& dims, int feature_axis) {
     batch *= (*dims)[i];
   }
   return known ? batch : -1;
+}
+
+PartialDims WithFeatures(PartialDims dims, int feature_axis, int64_t features) {
+  if (dims.has_value()) (feature_axis == 0 ? dims->front() : dims->back()) = features;
+  return dims;
 }
 
 }  // namespace bsparse

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
@@ -16,7 +17,10 @@ namespace bsparse {
 // A shape as far as it is known: nullopt if not even the rank is, -1 for an unknown dimension.
 using PartialDims = std::optional<absl::InlinedVector<int64_t, 4>>;
 
-// The attributes both ops share: the layout's extent and how activations hold their features.
+// "(8, ?)", for messages.
+std::string ShapeText(const PartialDims& dims);
+
+// The attributes both products share: the layout's extent and how activations hold their features.
 struct ProductAttrs {
   int block_size = 0;
   int in_blocks = 0;   // CB
@@ -51,6 +55,15 @@ absl::Status CheckSameBlocks(absl::string_view name, const PartialDims& dims,
                              const PartialDims& coords);
 absl::Status CheckBias(const PartialDims& dims, int64_t features);
 
+// A vector of `features` parameters; -1 if their number is not known.
+absl::Status CheckVector(absl::string_view name, const PartialDims& dims, int64_t features);
+
+// `dims` must be `expected` as far as both are known; `why` follows the expected shape.
+absl::Status CheckShape(absl::string_view name, const PartialDims& dims,
+                        const PartialDims& expected, absl::string_view why);
+
+absl::Status CheckFeatureAxis(int feature_axis);
+
 // x and dy of one weight gradient must have the same batch.
 absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis);
 
@@ -59,8 +72,12 @@ absl::Status CheckOptional(absl::string_view attr, int count);
 
 absl::Status ParseActivation(absl::string_view name, Activation* activation);
 
-// Features and batch of an activation tensor whose shape has been checked.
+// Features and batch of an activation tensor whose shape has been checked; -1 where unknown.
+int64_t FeaturesOf(const PartialDims& dims, int feature_axis);
 int64_t BatchOf(const PartialDims& dims, int feature_axis);
+
+// The shape of activations with `features` in place of theirs.
+PartialDims WithFeatures(PartialDims dims, int feature_axis, int64_t features);
 
 }  // namespace bsparse
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cc/ops/checks.h"
+#include "cc/ops/inference.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -14,32 +15,6 @@ namespace {
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
-
-PartialDims Dims(InferenceContext* c, ShapeHandle shape) {
-  if (!c->RankKnown(shape)) return std::nullopt;
-  PartialDims dims(std::in_place);
-  for (int i = 0; i < c->Rank(shape); ++i) dims->push_back(c->Value(c->Dim(shape, i)));
-  return dims;
-}
-
-// A 16-bit product takes float32 weights too; nothing else mixes.
-absl::Status CheckWeightType(InferenceContext* c, const char* attr) {
-  tensorflow::DataType dtype, weight_dtype;
-  TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
-  TF_RETURN_IF_ERROR(c->GetAttr(attr, &weight_dtype));
-  const bool widened = weight_dtype == tensorflow::DT_FLOAT &&
-                       (dtype == tensorflow::DT_HALF || dtype == tensorflow::DT_BFLOAT16);
-  if (weight_dtype == dtype || widened) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(attr, " is ", tensorflow::DataTypeString(weight_dtype), " and T ",
-                   tensorflow::DataTypeString(dtype), "; expected ", attr,
-                   " to be T, or float where T is half or bfloat16"));
-}
-
-int CountAttr(InferenceContext* c, const char* attr) {
-  int count = 0;
-  return c->GetAttr(attr, &count).ok() ? count : 0;
-}
 
 absl::Status CheckLayoutInputs(InferenceContext* c, const ProductAttrs& attrs, int gate_input) {
   const PartialDims coords = Dims(c, c->input(2));
@@ -54,7 +29,7 @@ absl::Status CheckLayoutInputs(InferenceContext* c, const ProductAttrs& attrs, i
 absl::Status MatmulShape(InferenceContext* c) {
   ProductAttrs attrs;
   TF_RETURN_IF_ERROR(attrs.Read(c));
-  TF_RETURN_IF_ERROR(CheckWeightType(c, "Tw"));
+  TF_RETURN_IF_ERROR(CheckStoredType(c, "Tw"));
   bool transpose;
   TF_RETURN_IF_ERROR(c->GetAttr("transpose", &transpose));
   const int64_t in = transpose ? attrs.out_features() : attrs.in_features();
@@ -85,7 +60,7 @@ absl::Status MatmulShape(InferenceContext* c) {
 absl::Status MatmulDwShape(InferenceContext* c) {
   ProductAttrs attrs;
   TF_RETURN_IF_ERROR(attrs.Read(c));
-  TF_RETURN_IF_ERROR(CheckWeightType(c, "out_type"));
+  TF_RETURN_IF_ERROR(CheckStoredType(c, "out_type"));
   const PartialDims x = Dims(c, c->input(0));
   const PartialDims dy = Dims(c, c->input(1));
   TF_RETURN_IF_ERROR(CheckActivations("x", x, attrs.in_features(), attrs.feature_axis));
@@ -98,8 +73,6 @@ absl::Status MatmulDwShape(InferenceContext* c) {
                                  c->MakeDim(attrs.block_size)}));
   return absl::OkStatus();
 }
-
-#define BSPARSE_DTYPES "{float, half, bfloat16, double}"
 
 REGISTER_OP("Bsparse>Matmul")
     .Input("x: T")

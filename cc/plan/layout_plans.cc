@@ -95,6 +95,10 @@ LayoutView LayoutPlans::layout() const {
   return {coords_.data(), static_cast<int64_t>(coords_.size() / 2), in_blocks_, out_blocks_};
 }
 
+double LayoutPlans::density() const {
+  return static_cast<double>(coords_.size() / 2) / (static_cast<double>(in_blocks_) * out_blocks_);
+}
+
 const BlockIndex& LayoutPlans::index(bool transpose) const {
   std::call_once(index_once_[transpose], [this, transpose] {
     index_[transpose] = std::make_unique<const BlockIndex>(layout(), transpose);
@@ -105,8 +109,7 @@ const BlockIndex& LayoutPlans::index(bool transpose) const {
 std::shared_ptr<const MatmulPlan> LayoutPlans::matmul_plan(bool transpose, int64_t batch,
                                                            const PlanTarget& target) const {
   const BlockIndex& forward = index(transpose);
-  const PlanKey key{transpose, BatchClass(batch, target), target.sm_count, target.batch_tile,
-                    target.ctas_per_sm};
+  const PlanKey key{transpose, BatchClass(batch, target), target};
   std::lock_guard<std::mutex> lock(mutex_);
   auto& plan = matmul_plans_[key];
   if (plan == nullptr) plan = std::make_shared<const MatmulPlan>(forward, batch, target);
@@ -116,8 +119,7 @@ std::shared_ptr<const MatmulPlan> LayoutPlans::matmul_plan(bool transpose, int64
 std::shared_ptr<const MatmulDwPlan> LayoutPlans::matmul_dw_plan(int64_t batch,
                                                                 const PlanTarget& target) const {
   const BlockIndex& forward = index(/*transpose=*/false);
-  const PlanKey key{false, BatchClass(batch, target), target.sm_count, target.batch_tile,
-                    target.ctas_per_sm};
+  const PlanKey key{false, BatchClass(batch, target), target};
   std::lock_guard<std::mutex> lock(mutex_);
   auto& plan = matmul_dw_plans_[key];
   if (plan == nullptr) plan = std::make_shared<const MatmulDwPlan>(forward, batch, target);

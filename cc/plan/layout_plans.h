@@ -22,6 +22,7 @@ class LayoutPlans {
   explicit LayoutPlans(const LayoutView& layout);  // `layout` must be valid; it is copied
 
   LayoutView layout() const;
+  double density() const;  // stored blocks over all blocks
   const BlockIndex& index(bool transpose) const;
   std::shared_ptr<const MatmulPlan> matmul_plan(bool transpose, int64_t batch,
                                                 const PlanTarget& target) const;
@@ -29,8 +30,8 @@ class LayoutPlans {
                                                      const PlanTarget& target) const;
 
  private:
-  // transpose, batch class, sm_count, batch_tile, ctas_per_sm
-  using PlanKey = std::tuple<bool, int64_t, int32_t, int32_t, int32_t>;
+  // transpose, batch class, target
+  using PlanKey = std::tuple<bool, int64_t, PlanTarget>;
 
   const std::vector<int32_t> coords_;
   const int32_t in_blocks_;

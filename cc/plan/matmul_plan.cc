@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <queue>
 #include <vector>
+
+#include "cc/plan/column_groups.h"
+#include "cuda/bsparse_cuda.h"
 
 namespace bsparse {
 namespace {
@@ -28,13 +32,39 @@ int64_t BatchTiles(int64_t batch, const PlanTarget& target) {
 
 // The longest segment that still balances: no item should outlast the mean load of a slot, nor
 // stand out among its fellows when there are many waves.
-int64_t SegmentLength(const BlockIndex& index, int64_t batch_tiles, const PlanTarget& target) {
-  const int64_t blocks = index.num_blocks();
-  const double load_per_slot = static_cast<double>(blocks) * batch_tiles / Slots(target);
-  const double mean_column = static_cast<double>(blocks) / std::max(1, index.out_blocks());
-  const double longest = kHubFactor * std::max(mean_column, load_per_slot / 4);
+int64_t SegmentLength(int64_t entries, int64_t groups, int64_t batch_tiles,
+                      const PlanTarget& target) {
+  const double load_per_slot = static_cast<double>(entries) * batch_tiles / Slots(target);
+  const double mean_group = static_cast<double>(entries) / std::max<int64_t>(1, groups);
+  const double longest = kHubFactor * std::max(mean_group, load_per_slot / 4);
   const double fair = std::min(longest, std::max(load_per_slot, 1.0));
   return std::max(kMinSegment, static_cast<int64_t>(std::ceil(fair)));
+}
+
+// What the columns of one group use, by rising input block: rows of `words` numbers, the input
+// block and each column's weight block or -1.
+void AppendEntries(const BlockIndex& index, const int32_t* group, int32_t columns, int32_t words,
+                   std::vector<int32_t>* table) {
+  std::vector<int64_t> next(columns, 0), end(columns, 0);
+  for (int32_t i = 0; i < columns; ++i) {
+    if (group[i] < 0) continue;
+    next[i] = index.offsets()[group[i]];
+    end[i] = index.offsets()[group[i] + 1];
+  }
+  for (;;) {
+    int32_t in_block = std::numeric_limits<int32_t>::max();
+    for (int32_t i = 0; i < columns; ++i) {
+      if (next[i] < end[i]) in_block = std::min(in_block, index.entries()[next[i]].in_block);
+    }
+    if (in_block == std::numeric_limits<int32_t>::max()) return;
+    const size_t row = table->size();
+    table->resize(row + words, -1);
+    (*table)[row] = in_block;
+    for (int32_t i = 0; i < columns; ++i) {
+      if (next[i] == end[i] || index.entries()[next[i]].in_block != in_block) continue;
+      (*table)[row + 1 + i] = index.entries()[next[i]++].weight_block;
+    }
+  }
 }
 
 }  // namespace
@@ -47,20 +77,33 @@ int64_t BatchClass(int64_t batch, const PlanTarget& target) {
 }
 
 MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target)
-    : target_(target), num_entries_(index.num_blocks()) {
+    : target_(target) {
+  const std::vector<int32_t> groups =
+      GroupColumns(index, target.columns, target.shared_columns);
+  const int32_t words = entry_words();
+  const auto num_groups = static_cast<int32_t>(groups.size() / target.columns);
+  std::vector<int32_t> entries;
+  std::vector<int64_t> offsets = {0};
+  entries.reserve(words * index.num_blocks() / target.columns);
+  for (int32_t g = 0; g < num_groups; ++g) {
+    AppendEntries(index, groups.data() + int64_t{g} * target.columns, target.columns, words,
+                  &entries);
+    offsets.push_back(static_cast<int64_t>(entries.size()) / words);
+  }
+  num_entries_ = offsets.back();
+
   const int64_t batch_tiles = BatchClass(batch, target);
-  const int64_t segment = SegmentLength(index, batch_tiles, target);
+  const int64_t segment = SegmentLength(num_entries_, num_groups, batch_tiles, target);
   std::vector<Item> items;
   std::vector<Split> splits;
-  for (int32_t k = 0; k < index.out_blocks(); ++k) {
-    const int64_t first = index.offsets()[k];
-    const int64_t length = index.offsets()[k + 1] - first;
-    const int64_t pieces = std::max<int64_t>(1, CeilDiv(length, segment));
-    if (pieces > 1) {
-      splits.push_back({k, num_partials_, static_cast<int32_t>(pieces)});
-    }
+  for (int32_t g = 0; g < num_groups; ++g) {
+    const int64_t first = offsets[g];
+    const int64_t length = offsets[g + 1] - first;
+    const int64_t pieces =
+        target.kernel == BSPARSE_DENSE ? 1 : std::max<int64_t>(1, CeilDiv(length, segment));
+    if (pieces > 1) splits.push_back({g, num_partials_, static_cast<int32_t>(pieces)});
     for (int64_t piece = 0; piece < pieces; ++piece) {
-      items.push_back({k, static_cast<int32_t>(first + length * piece / pieces),
+      items.push_back({g, static_cast<int32_t>(first + length * piece / pieces),
                        static_cast<int32_t>(first + length * (piece + 1) / pieces),
                        pieces > 1 ? num_partials_++ : -1});
     }
@@ -73,18 +116,18 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
 
   num_items_ = static_cast<int32_t>(items.size());
   num_splits_ = static_cast<int32_t>(splits.size());
-  tables_.reserve(4 * items.size() + 2 * num_entries_ + 3 * splits.size());
+  tables_.reserve(4 * items.size() + entries.size() + 3 * splits.size() + groups.size());
   for (const Item& item : items) {
-    tables_.insert(tables_.end(),
-                   {item.out_block, item.first_entry, item.last_entry, item.partial});
+    tables_.insert(tables_.end(), {item.group, item.first_entry, item.last_entry, item.partial});
   }
-  for (const BlockIndex::Entry& entry : index.entries()) {
-    tables_.insert(tables_.end(), {entry.in_block, entry.weight_block});
-  }
+  tables_.insert(tables_.end(), entries.begin(), entries.end());
   for (const Split& split : splits) {
-    tables_.insert(tables_.end(), {split.out_block, split.first_partial, split.num_partials});
+    tables_.insert(tables_.end(), {split.group, split.first_partial, split.num_partials});
   }
+  tables_.insert(tables_.end(), groups.begin(), groups.end());
 }
+
+int32_t MatmulPlan::entry_words() const { return bsparse_entry_words(target_.columns); }
 
 double MatmulPlan::PredictedBalance(int64_t batch) const {
   const int64_t slots = Slots(target_);
@@ -106,22 +149,65 @@ double MatmulPlan::PredictedBalance(int64_t batch) const {
   return total == 0 ? 1.0 : static_cast<double>(busiest) * slots / total;
 }
 
-MatmulDwPlan::MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target)
-    : num_blocks_(static_cast<int32_t>(index.num_blocks())) {
-  tables_.reserve(3 * index.entries().size());
-  for (int32_t k = 0; k < index.out_blocks(); ++k) {
-    for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
-      const BlockIndex::Entry& entry = index.entries()[e];
-      tables_.insert(tables_.end(), {entry.in_block, k, entry.weight_block});
+namespace {
+
+// A range of the batch shorter than this many steps is all prologue.
+constexpr int64_t kMinDwSteps = 4;
+constexpr int64_t kMaxDwSplits = 64;
+
+// Ranges of the batch for work of which `slots` parts run at once, so that the last round is
+// nearly full: a round that is not costs as much as one that is, and every range beyond the first
+// a share of a round, since its partial sums are written and read again.
+int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps) {
+  constexpr double kCostOfSplit = 0.05;
+  int32_t best = 1;
+  double best_cost = std::numeric_limits<double>::infinity();
+  for (int64_t splits = 1; splits <= std::min(kMaxDwSplits, std::max<int64_t>(1, steps / kMinDwSteps));
+       ++splits) {
+    const double rounds = static_cast<double>(CeilDiv(parts * splits, slots)) / splits;
+    const double cost = rounds + (splits > 1 ? kCostOfSplit * splits * parts / slots : 0.0);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = static_cast<int32_t>(splits);
     }
   }
-  // Here batch_tile is the step of the reduction; a range shorter than a few steps is all
-  // prologue.
-  constexpr int64_t kMinSteps = 4;
+  return best;
+}
+
+}  // namespace
+
+MatmulDwPlan::MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target)
+    : target_(target), num_blocks_(static_cast<int32_t>(index.num_blocks())) {
+  std::vector<int32_t> blocks;
+  blocks.reserve(3 * index.entries().size());
+  for (int32_t k = 0; k < index.out_blocks(); ++k) {
+    const int64_t first = index.offsets()[k];
+    const int64_t length = index.offsets()[k + 1] - first;
+    for (int64_t e = first; e < first + length; ++e) {
+      const BlockIndex::Entry& entry = index.entries()[e];
+      blocks.insert(blocks.end(), {entry.in_block, k, entry.weight_block});
+    }
+    if (target.columns == 1) continue;
+    const int64_t pieces = CeilDiv(length, target.columns);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      tables_.insert(tables_.end(), {k, static_cast<int32_t>(first + length * piece / pieces),
+                                     static_cast<int32_t>(first + length * (piece + 1) / pieces),
+                                     0});
+      ++num_items_;
+    }
+  }
+  tables_.insert(tables_.end(), blocks.begin(), blocks.end());
+
+  // Here batch_tile is the step of the reduction.
   const int64_t steps = BatchClass(batch, target);
-  const int64_t wanted = CeilDiv(2 * Slots(target), std::max<int64_t>(1, num_blocks_));
-  batch_splits_ = static_cast<int32_t>(
-      std::max<int64_t>(1, std::min({wanted, steps / kMinSteps, int64_t{64}})));
+  if (target.kernel == BSPARSE_DENSE) return;
+  if (target.columns == 1) {
+    const int64_t wanted = CeilDiv(2 * Slots(target), std::max<int64_t>(1, num_blocks_));
+    batch_splits_ = static_cast<int32_t>(
+        std::max<int64_t>(1, std::min({wanted, steps / kMinDwSteps, kMaxDwSplits})));
+  } else {
+    batch_splits_ = DwSplits(std::max(1, num_items_), Slots(target), steps);
+  }
 }
 
 }  // namespace bsparse

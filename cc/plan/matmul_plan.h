@@ -3,7 +3,7 @@
 #define BSPARSE_CC_PLAN_MATMUL_PLAN_H_
 
 #include <cstdint>
-#include <string>
+#include <tuple>
 #include <vector>
 
 #include "cc/plan/block_index.h"
@@ -15,6 +15,16 @@ struct PlanTarget {
   int32_t sm_count = 0;
   int32_t batch_tile = 0;   // batch entries of one CTA's output tile
   int32_t ctas_per_sm = 1;  // resident CTAs of that kernel on one SM
+  int32_t kernel = 0;       // a bsparse_kernel (cuda/bsparse_cuda.h)
+  int32_t columns = 1;      // output block columns of an item
+  int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks
+
+  bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
+
+ private:
+  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
+    return {sm_count, batch_tile, ctas_per_sm, kernel, columns, shared_columns};
+  }
 };
 
 // Batches of one class share a plan: the number of batch tiles, rounded up to a power of two,
@@ -26,13 +36,13 @@ int64_t BatchClass(int64_t batch, const PlanTarget& target);
 class MatmulPlan {
  public:
   struct Item {
-    int32_t out_block;
+    int32_t group;  // of output columns
     int32_t first_entry;
     int32_t last_entry;
-    int32_t partial;  // slot of its float32 partial, or -1: the item owns the whole column
+    int32_t partial;  // slot of its float32 partial, or -1: the item owns the whole group
   };
   struct Split {
-    int32_t out_block;
+    int32_t group;
     int32_t first_partial;
     int32_t num_partials;
   };
@@ -40,16 +50,19 @@ class MatmulPlan {
   MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target);
 
   const PlanTarget& target() const { return target_; }
-  int64_t num_blocks() const { return num_entries_; }
+  int64_t num_entries() const { return num_entries_; }
   int32_t num_items() const { return num_items_; }
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }
 
-  // items (num_items, 4), entries (blocks, 2), splits (num_splits, 3), one after the other.
+  // items (num_items, 4), entries (num_entries, entry_words), splits (num_splits, 3), groups
+  // (groups, columns), one after the other.
   const std::vector<int32_t>& tables() const { return tables_; }
+  int32_t entry_words() const;
   int64_t items_offset() const { return 0; }
   int64_t entries_offset() const { return int64_t{4} * num_items_; }
-  int64_t splits_offset() const { return entries_offset() + 2 * num_entries_; }
+  int64_t splits_offset() const { return entries_offset() + entry_words() * num_entries_; }
+  int64_t groups_offset() const { return splits_offset() + int64_t{3} * num_splits_; }
 
   // Work of the busiest CTA slot over the mean, if items are dealt in order to the slot that is
   // free first: 1 is perfect.
@@ -64,19 +77,27 @@ class MatmulPlan {
   std::vector<int32_t> tables_;
 };
 
-// The work of dw = x^T dy: the stored blocks in an order that is kind to the L2 cache.
+// The work of dw = x^T dy: the stored blocks by output column, an order that is kind to the L2
+// cache; for kernels that compute several blocks of a column at once, items of them.
 class MatmulDwPlan {
  public:
   // `index` is of the forward product.
   MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target);
 
+  const PlanTarget& target() const { return target_; }
   int32_t num_blocks() const { return num_blocks_; }
+  int32_t num_items() const { return num_items_; }
   // The batch is cut into this many ranges when the blocks alone do not fill the device.
   int32_t batch_splits() const { return batch_splits_; }
-  const std::vector<int32_t>& tables() const { return tables_; }  // (blocks, 3)
+  // items (num_items, 4), blocks (num_blocks, 3)
+  const std::vector<int32_t>& tables() const { return tables_; }
+  int64_t items_offset() const { return 0; }
+  int64_t blocks_offset() const { return int64_t{4} * num_items_; }
 
  private:
+  PlanTarget target_;
   int32_t num_blocks_ = 0;
+  int32_t num_items_ = 0;
   int32_t batch_splits_ = 1;
   std::vector<int32_t> tables_;
 };

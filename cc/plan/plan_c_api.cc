@@ -24,7 +24,14 @@ std::shared_ptr<const bsparse::LayoutPlans> Find(const bsparse_plan_request& req
 }
 
 bsparse::PlanTarget Target(const bsparse_plan_request& request) {
-  return {request.sm_count, request.batch_tile, request.ctas_per_sm};
+  bsparse::PlanTarget target;
+  target.sm_count = request.sm_count;
+  target.batch_tile = request.batch_tile;
+  target.ctas_per_sm = request.ctas_per_sm;
+  target.kernel = request.kernel;
+  target.columns = request.columns;
+  target.shared_columns = request.shared_columns;
+  return target;
 }
 
 }  // namespace
@@ -55,14 +62,18 @@ void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summa
     summary->num_items = matmul.num_items();
     summary->num_splits = matmul.num_splits();
     summary->num_partials = matmul.num_partials();
+    summary->num_entries = static_cast<int32_t>(matmul.num_entries());
     summary->tables = matmul.tables().data();
     summary->tables_size = static_cast<int64_t>(matmul.tables().size());
     summary->items_offset = matmul.items_offset();
     summary->entries_offset = matmul.entries_offset();
     summary->splits_offset = matmul.splits_offset();
+    summary->groups_offset = matmul.groups_offset();
     summary->balance = matmul.PredictedBalance(plan->batch);
   } else {
     summary->num_blocks = plan->matmul_dw->num_blocks();
+    summary->num_items = plan->matmul_dw->num_items();
+    summary->entries_offset = plan->matmul_dw->blocks_offset();
     summary->batch_splits = plan->matmul_dw->batch_splits();
     summary->tables = plan->matmul_dw->tables().data();
     summary->tables_size = static_cast<int64_t>(plan->matmul_dw->tables().size());

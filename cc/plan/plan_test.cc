@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <set>
@@ -11,9 +12,11 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/column_groups.h"
 #include "cc/plan/layout_plans.h"
 #include "cc/plan/matmul_plan.h"
 #include "cc/plan/plan_c_api.h"
+#include "cuda/bsparse_cuda.h"
 #include "gtest/gtest.h"
 
 namespace bsparse {
@@ -103,11 +106,11 @@ TEST(MatmulPlan, ItemsCoverEveryColumnOnceHeaviestFirst) {
     int64_t previous = index.num_blocks();
     for (int32_t i = 0; i < plan.num_items(); ++i) {
       const MatmulPlan::Item item = ItemOf(plan, i);
-      columns.insert(item.out_block);
+      columns.insert(item.group);
       for (int32_t e = item.first_entry; e < item.last_entry; ++e) {
         ++covered[e];
-        EXPECT_GE(e, index.offsets()[item.out_block]);
-        EXPECT_LT(e, index.offsets()[item.out_block + 1]);
+        EXPECT_GE(e, index.offsets()[item.group]);
+        EXPECT_LT(e, index.offsets()[item.group + 1]);
       }
       EXPECT_LE(item.last_entry - item.first_entry, previous);
       previous = item.last_entry - item.first_entry;
@@ -136,7 +139,7 @@ TEST(MatmulPlan, PartialsOfASplitColumnAreInTheOrderOfItsEntries) {
     const int32_t column = splits[3 * s], first = splits[3 * s + 1], count = splits[3 * s + 2];
     int64_t next = index.offsets()[column];
     for (int32_t p = first; p < first + count; ++p) {
-      EXPECT_EQ(by_partial[p].out_block, column);
+      EXPECT_EQ(by_partial[p].group, column);
       EXPECT_EQ(by_partial[p].first_entry, next);
       next = by_partial[p].last_entry;
     }
@@ -179,6 +182,98 @@ TEST(MatmulPlan, EmptyColumnsAndEmptyLayouts) {
   const BlockIndex nothing(Layout{{}, 2, 3}.view(), false);
   EXPECT_EQ(MatmulPlan(nothing, 0, kTarget).num_items(), 3);
   EXPECT_EQ(MatmulPlan(nothing, 100, kTarget).PredictedBalance(100), 1.0);
+}
+
+// A kernel whose items are unions of 8 columns, of which neighbouring pairs share a product.
+PlanTarget UnionTarget() {
+  PlanTarget target;
+  target.sm_count = 132;
+  target.batch_tile = 256;
+  target.kernel = BSPARSE_SM90_PAIR;
+  target.columns = 8;
+  target.shared_columns = 2;
+  return target;
+}
+
+TEST(ColumnGroups, HoldEveryColumnOnce) {
+  const Layout layout = Random(40, 53, 0.1, 1, 12);
+  const BlockIndex index(layout.view(), false);
+  const std::vector<int32_t> groups = GroupColumns(index, 8, 2);
+  ASSERT_EQ(groups.size(), 7 * 8);
+  std::multiset<int32_t> columns(groups.begin(), groups.end());
+  EXPECT_EQ(columns.count(-1), 7 * 8 - 53);
+  for (int32_t k = 0; k < 53; ++k) EXPECT_EQ(columns.count(k), 1);
+}
+
+TEST(ColumnGroups, BringTogetherColumnsThatUseTheSameInputs) {
+  // Columns k and k + 8 are alike, and no others share anything.
+  Layout layout{{}, 64, 16};
+  for (int32_t k = 0; k < 16; ++k) {
+    for (int32_t i = 0; i < 8; ++i) layout.coords.insert(layout.coords.end(), {8 * (k % 8) + i, k});
+  }
+  const BlockIndex index(layout.view(), false);
+  const std::vector<int32_t> groups = GroupColumns(index, 2, 2);
+  for (size_t g = 0; g < groups.size(); g += 2) EXPECT_EQ(groups[g] % 8, groups[g + 1] % 8);
+}
+
+TEST(MatmulPlan, EntriesOfAUnionNameEveryBlockOfItsColumns) {
+  const Layout layout = Random(60, 45, 0.15, 2, 13);
+  const BlockIndex index(layout.view(), false);
+  for (const int64_t batch : {64, 8192}) {
+    const MatmulPlan plan(index, batch, UnionTarget());
+    EXPECT_EQ(plan.entry_words(), 16);
+    const int32_t* entries = plan.tables().data() + plan.entries_offset();
+    const int32_t* groups = plan.tables().data() + plan.groups_offset();
+    std::set<int32_t> seen;
+    for (int32_t i = 0; i < plan.num_items(); ++i) {
+      const MatmulPlan::Item item = ItemOf(plan, i);
+      int32_t previous = -1;
+      for (int32_t e = item.first_entry; e < item.last_entry; ++e) {
+        const int32_t* row = entries + 16 * e;
+        EXPECT_GT(row[0], previous);
+        previous = row[0];
+        int present = 0;
+        for (int32_t c = 0; c < 8; ++c) {
+          if (row[1 + c] < 0) continue;
+          ++present;
+          EXPECT_TRUE(seen.insert(row[1 + c]).second);
+          EXPECT_EQ(layout.coords[2 * row[1 + c]], row[0]);
+          EXPECT_EQ(layout.coords[2 * row[1 + c] + 1], groups[8 * item.group + c]);
+        }
+        EXPECT_GT(present, 0);
+      }
+    }
+    EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
+  }
+}
+
+TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {
+  const Layout layout = Random(60, 45, 0.3, 2, 14);
+  const BlockIndex index(layout.view(), false);
+  const MatmulDwPlan plan(index, /*batch=*/8192, UnionTarget());
+  const int32_t* items = plan.tables().data() + plan.items_offset();
+  const int32_t* blocks = plan.tables().data() + plan.blocks_offset();
+  int32_t next = 0;
+  for (int32_t i = 0; i < plan.num_items(); ++i) {
+    const int32_t* item = items + 4 * i;
+    EXPECT_EQ(item[1], next);
+    EXPECT_GT(item[2], item[1]);
+    EXPECT_LE(item[2] - item[1], 8);
+    for (int32_t b = item[1]; b < item[2]; ++b) EXPECT_EQ(blocks[3 * b + 1], item[0]);
+    next = item[2];
+  }
+  EXPECT_EQ(next, plan.num_blocks());
+}
+
+TEST(MatmulPlan, TheDenseProductIsNotSplit) {
+  PlanTarget dense;
+  dense.sm_count = 132;
+  dense.batch_tile = std::numeric_limits<int32_t>::max();
+  dense.kernel = BSPARSE_DENSE;
+  const Layout layout = Random(400, 60, 0.9, 2, 15);
+  const MatmulPlan plan(BlockIndex(layout.view(), false), 64, dense);
+  EXPECT_EQ(plan.num_items(), 60);
+  EXPECT_EQ(plan.num_splits(), 0);
 }
 
 TEST(MatmulDwPlan, ListsEveryBlockAndSplitsTheBatchWhenThereAreFew) {
@@ -247,7 +342,7 @@ TEST(LayoutPlans, MayBeAskedFromManyThreads) {
 TEST(PlanCApi, DescribesAndReportsErrors) {
   const Layout layout = Random(50, 40, 0.2, 1, 11);
   bsparse_plan_request request{layout.coords.data(), layout.view().num_blocks, 50, 40,
-                               /*batch=*/64, 132, 128, 2};
+                               /*batch=*/64, 132, 128, 2, BSPARSE_SM80, 1, 1};
   char error[256];
   bsparse_plan* const plan = bsparse_plan_matmul(&request, 1, error, sizeof(error));
   ASSERT_NE(plan, nullptr);
@@ -255,7 +350,7 @@ TEST(PlanCApi, DescribesAndReportsErrors) {
   bsparse_plan_describe(plan, &summary);
   EXPECT_GE(summary.num_items, 50);
   EXPECT_EQ(summary.tables_size,
-            4 * summary.num_items + 2 * request.num_blocks + 3 * summary.num_splits);
+            4 * summary.num_items + 2 * request.num_blocks + 3 * summary.num_splits + 50);
   EXPECT_GE(summary.balance, 1.0);
   bsparse_plan_free(plan);
   request.in_blocks = 3;

@@ -63,24 +63,30 @@ struct Matmul {
 // The numbers of a bsparse_matmul_plan; its tables are the operand, at these offsets (in int32).
 struct MatmulGpu {
   bool allow_tf32 = false;
+  int32_t kernel = 0;
+  int32_t columns = 1;
   int32_t num_blocks = 0;
   int32_t num_items = 0;
   int32_t num_splits = 0;
   int32_t num_partials = 0;
-  int32_t batch_tile = 0;
+  int32_t num_entries = 0;
   int64_t entries_offset = 0;
   int64_t splits_offset = 0;
+  int64_t groups_offset = 0;
 
   template <typename Self, typename Visitor>
   static void Visit(Self& self, Visitor& visitor) {
     visitor("allow_tf32", self.allow_tf32);
+    visitor("kernel", self.kernel);
+    visitor("columns", self.columns);
     visitor("num_blocks", self.num_blocks);
     visitor("num_items", self.num_items);
     visitor("num_splits", self.num_splits);
     visitor("num_partials", self.num_partials);
-    visitor("batch_tile", self.batch_tile);
+    visitor("num_entries", self.num_entries);
     visitor("entries_offset", self.entries_offset);
     visitor("splits_offset", self.splits_offset);
+    visitor("groups_offset", self.groups_offset);
   }
 };
 
@@ -109,14 +115,20 @@ struct MatmulDw {
 
 struct MatmulDwGpu {
   bool allow_tf32 = false;
+  int32_t kernel = 0;
   int32_t num_blocks = 0;
+  int32_t num_items = 0;
   int32_t batch_splits = 1;
+  int64_t blocks_offset = 0;
 
   template <typename Self, typename Visitor>
   static void Visit(Self& self, Visitor& visitor) {
     visitor("allow_tf32", self.allow_tf32);
+    visitor("kernel", self.kernel);
     visitor("num_blocks", self.num_blocks);
+    visitor("num_items", self.num_items);
     visitor("batch_splits", self.batch_splits);
+    visitor("blocks_offset", self.blocks_offset);
   }
 };
 

@@ -23,13 +23,17 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
   args->out_blocks = call.transpose ? call.in_blocks : call.out_blocks;
   args->allow_tf32 = gpu.allow_tf32;
   args->batch = call.batch;
+  args->plan.kernel = gpu.kernel;
+  args->plan.columns = gpu.columns;
   args->plan.num_items = gpu.num_items;
   args->plan.num_splits = gpu.num_splits;
   args->plan.num_partials = gpu.num_partials;
-  args->plan.batch_tile = gpu.batch_tile;
+  args->plan.num_entries = gpu.num_entries;
+  args->plan.num_blocks = gpu.num_blocks;
   args->plan.items = tables;
   args->plan.entries = tables + gpu.entries_offset;
   args->plan.splits = tables + gpu.splits_offset;
+  args->plan.groups = tables + gpu.groups_offset;
   const GpuStatus status = ToCudaDType(call.dtype, &args->dtype);
   return status.ok() ? ToCudaDType(call.weight_dtype, weight_dtype) : status;
 }
@@ -45,7 +49,10 @@ inline GpuStatus MatmulDwArgs(const xla_calls::MatmulDw& call, const xla_calls::
   args->batch = call.batch;
   args->plan.num_blocks = gpu.num_blocks;
   args->plan.batch_splits = gpu.batch_splits;
-  args->plan.blocks = tables;
+  args->plan.kernel = gpu.kernel;
+  args->plan.num_items = gpu.num_items;
+  args->plan.items = tables;
+  args->plan.blocks = tables + gpu.blocks_offset;
   const GpuStatus status = ToCudaDType(call.dtype, &args->dtype);
   return status.ok() ? ToCudaDType(call.out_dtype, &args->out_dtype) : status;
 }

@@ -16,8 +16,8 @@
 #include "cc/xla/calls.h"
 #include "cc/xla/custom_call.h"
 #include "cc/xla/gpu_args.h"
+#include "cc/xla/register_xla.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
-#include "tensorflow/compiler/tf2xla/xla_op_registry.h"
 #include "tensorflow/core/platform/tensor_float_32_utils.h"
 #include "xla/hlo/builder/lib/constants.h"
 #include "xla/hlo/builder/xla_builder.h"
@@ -36,6 +36,10 @@ PartialDims Dims(const xla::Shape& shape) {
 
 // Stands for the gate when the library is asked how much scratch memory a call needs.
 constexpr float kSomeGate = 0;
+
+// XLA's buffers, and slices of them along leading dimensions of blocked features, lie at multiples
+// of 16 bytes.
+constexpr bool kBuffersAreAligned = true;
 
 // Input 2 of both ops.
 struct Coords {
@@ -157,8 +161,12 @@ class MatmulXlaOp final : public XlaOpKernel {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(
-        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/false, &target)));
+    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
+        *api,
+        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
+         tensorflow::tensor_float_32_execution_enabled(), call.has_gate, kBuffersAreAligned,
+         attrs_.in_blocks, attrs_.out_blocks, coords.plans->density()},
+        &target)));
     const auto plan = coords.plans->matmul_plan(transpose_, call.batch, target);
     operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));
 
@@ -167,10 +175,13 @@ class MatmulXlaOp final : public XlaOpKernel {
     gpu.num_blocks = static_cast<int32_t>(coords.tensor.dim_size(0));
     gpu.num_items = plan->num_items();
     gpu.num_splits = plan->num_splits();
+    gpu.kernel = plan->target().kernel;
+    gpu.columns = plan->target().columns;
     gpu.num_partials = plan->num_partials();
-    gpu.batch_tile = plan->target().batch_tile;
+    gpu.num_entries = static_cast<int32_t>(plan->num_entries());
     gpu.entries_offset = plan->entries_offset();
     gpu.splits_offset = plan->splits_offset();
+    gpu.groups_offset = plan->groups_offset();
     attributes->Write(gpu);
 
     bsparse_matmul_args args{};
@@ -267,8 +278,12 @@ class MatmulDwXlaOp final : public XlaOpKernel {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
     PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(
-        GetPlanTarget(*api, dtype_, attrs_.block_size, call.batch, /*is_dw=*/true, &target)));
+    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
+        *api,
+        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/true,
+         tensorflow::tensor_float_32_execution_enabled(), call.has_gate, kBuffersAreAligned,
+         attrs_.in_blocks, attrs_.out_blocks, coords.plans->density()},
+        &target)));
     const auto plan = coords.plans->matmul_dw_plan(call.batch, target);
     operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));
 
@@ -276,6 +291,9 @@ class MatmulDwXlaOp final : public XlaOpKernel {
     gpu.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
     gpu.num_blocks = plan->num_blocks();
     gpu.batch_splits = plan->batch_splits();
+    gpu.kernel = plan->target().kernel;
+    gpu.num_items = plan->num_items();
+    gpu.blocks_offset = plan->blocks_offset();
     attributes->Write(gpu);
 
     bsparse_matmul_dw_args args{};
@@ -292,19 +310,8 @@ class MatmulDwXlaOp final : public XlaOpKernel {
   DType out_dtype_;
 };
 
-// XLA turns its registry into kernels once, when a process first compiles anything: what
-// REGISTER_XLA_OP adds later would have no kernel. So the kernels are registered by hand as well;
-// their priority decides where both came in time.
-const absl::string_view kDevices[] = {tensorflow::DEVICE_CPU_XLA_JIT,
-                                      tensorflow::DEVICE_GPU_XLA_JIT};
-
-#define BSPARSE_REGISTER_XLA(NAME, OP)                                                      \
-  REGISTER_XLA_OP(Name(NAME).Device(kDevices).CompileTimeConstantInput("coords"), OP);      \
-  REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_CPU_XLA_JIT).Priority(1), OP); \
-  REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_GPU_XLA_JIT).Priority(1), OP)
-
-BSPARSE_REGISTER_XLA("Bsparse>Matmul", MatmulXlaOp);
-BSPARSE_REGISTER_XLA("Bsparse>MatmulDw", MatmulDwXlaOp);
+BSPARSE_REGISTER_XLA("Bsparse>Matmul", MatmulXlaOp, .CompileTimeConstantInput("coords"));
+BSPARSE_REGISTER_XLA("Bsparse>MatmulDw", MatmulDwXlaOp, .CompileTimeConstantInput("coords"));
 
 }  // namespace
 }  // namespace bsparse

@@ -1,0 +1,1 @@
+"""Recurrent networks with block-sparse weights: their cells, and the loop over time."""

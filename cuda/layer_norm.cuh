@@ -1,0 +1,225 @@
+// What layer norm and its gradient share: how rows and columns of activations are walked and
+// summed.
+//
+// Activations are a row-major matrix. With features last a row is a batch entry, and the segments
+// of all rows follow each other: a CTA sums one, and keeps it in registers. With features first a
+// batch entry is a column: CTAs sum tiles of 64 columns by some rows of a segment, a second kernel
+// adds up the tiles of a column in order, a third one uses the sums.
+#ifndef BSPARSE_CUDA_LAYER_NORM_CUH_
+#define BSPARSE_CUDA_LAYER_NORM_CUH_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/elements.cuh"
+
+namespace bsparse {
+
+// ---- rows ----
+
+// Leaves a thread the registers that its share of a row takes.
+constexpr int kMaxRowThreads = 768;
+constexpr int kMaxRowCtas = 1 << 20;
+
+struct Sums {
+  float a, b;
+};
+
+__device__ __forceinline__ Sums warp_sum(Sums sums) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    sums.a += __shfl_xor_sync(0xffffffffu, sums.a, step);
+    sums.b += __shfl_xor_sync(0xffffffffu, sums.b, step);
+  }
+  return sums;
+}
+
+// Over all threads of the CTA, a multiple of 32; all of them get the sums. `shared` holds 32, and
+// may be used again at once.
+__device__ __forceinline__ Sums cta_sum(Sums sums, Sums* shared) {
+  sums = warp_sum(sums);
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) shared[threadIdx.x / 32] = sums;
+  __syncthreads();
+  sums = lane < blockDim.x / 32 ? shared[lane] : Sums{0.0f, 0.0f};
+  sums = warp_sum(sums);
+  __syncthreads();
+  return sums;
+}
+
+// One thread's share of a row, kCount neighbours at a time: kCached of them in registers, or with
+// kCached 0 read again each time.
+template <class Element, int kCount, int kCached>
+class RowShare {
+ public:
+  __device__ __forceinline__ RowShare(const Element* row, int64_t size)
+      : row_(row), groups_(size / kCount) {
+    if constexpr (kCached > 0) {
+#pragma unroll
+      for (int i = 0; i < kCached; ++i) {
+        const int64_t group = threadIdx.x + i * int64_t{blockDim.x};
+        if (group < groups_) {
+          cached_[i] = *reinterpret_cast<const Group*>(row_ + group * kCount);
+        }
+      }
+    }
+  }
+
+  // Calls f(first, values) with the place in the row of the first of kCount values.
+  template <class F>
+  __device__ __forceinline__ void for_each(const F& f) const {
+    for_each_with(*this, [&](int64_t first, const float (&values)[kCount],
+                             const float (&)[kCount]) { f(first, values); });
+  }
+
+  // The same for two rows of one size: f(first, values, other's values).
+  template <class F>
+  __device__ __forceinline__ void for_each_with(const RowShare& other, const F& f) const {
+    if constexpr (kCached > 0) {
+#pragma unroll
+      for (int i = 0; i < kCached; ++i) {
+        const int64_t group = threadIdx.x + i * int64_t{blockDim.x};
+        if (group < groups_) call(f, group, renewed(cached_[i]), renewed(other.cached_[i]));
+      }
+    } else {
+      for (int64_t group = threadIdx.x; group < groups_; group += blockDim.x) {
+        call(f, group, *reinterpret_cast<const Group*>(row_ + group * kCount),
+             *reinterpret_cast<const Group*>(other.row_ + group * kCount));
+      }
+    }
+  }
+
+ private:
+  using Group = Elements<Element, kCount>;
+
+  // A copy whose origin the compiler does not see: it would keep each pass's float32 numbers for
+  // the next pass, which takes twice the registers, and spill.
+  static __device__ __forceinline__ Group renewed(Group group) {
+    static_assert(sizeof(Group) == sizeof(uint4));
+    auto& words = reinterpret_cast<uint4&>(group);
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+    return group;
+  }
+
+  template <class F>
+  static __device__ __forceinline__ void call(const F& f, int64_t group, const Group& mine,
+                                              const Group& others) {
+    float values[kCount], other_values[kCount];
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      values[e] = to_float(mine.values[e]);
+      other_values[e] = to_float(others.values[e]);
+    }
+    f(group * kCount, values, other_values);
+  }
+
+  const Element* row_;
+  int64_t groups_;
+  Group cached_[kCached > 0 ? kCached : 1];
+};
+
+// How rows of a size are shared out. Aligned rows go through registers by 16 bytes; what is too
+// long for them, or begins anywhere, is read once for each pass.
+template <class Element>
+struct RowPolicy {
+  static constexpr int kVector = 16 / sizeof(Element);
+
+  int cached;
+  int threads;
+  bool vectors;
+
+  RowPolicy(int64_t size, bool aligned) : vectors(aligned && size % kVector == 0) {
+    const int64_t groups = vectors ? size / kVector : size;
+    cached = groups <= 256 ? 1 : groups <= 1024 ? 2 : 3;
+    if (!vectors || groups > 3 * kMaxRowThreads) cached = 0;
+    const int64_t wanted = (groups - 1) / (cached == 0 ? 4 : cached) + 1;
+    threads = static_cast<int>(std::min<int64_t>((wanted + 31) / 32 * 32, kMaxRowThreads));
+  }
+};
+
+// Calls launch with the row policy's numbers as types: launch(Count<V>(), Count<C>()).
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+template <class Element, class Launch>
+void with_row_policy(const RowPolicy<Element>& policy, const Launch& launch) {
+  constexpr Count<RowPolicy<Element>::kVector> vector;
+  if (!policy.vectors) return launch(Count<1>(), Count<0>());
+  switch (policy.cached) {
+    case 1:
+      return launch(vector, Count<1>());
+    case 2:
+      return launch(vector, Count<2>());
+    case 3:
+      return launch(vector, Count<3>());
+    default:
+      return launch(vector, Count<0>());
+  }
+}
+
+// ---- columns ----
+
+constexpr int kTileColumns = 64;
+constexpr int kTileWarps = 8;
+
+// How a matrix of `segments` times `segment_rows` rows is cut into tiles. Depends on its shape
+// alone, for the order of the sums must.
+struct ColumnTiling {
+  int64_t segments, segment_rows, columns;
+  int64_t column_tiles;
+  int64_t chunks;      // of the rows of a segment
+  int64_t chunk_rows;  // at most
+
+  ColumnTiling(int64_t segments, int64_t segment_rows, int64_t columns)
+      : segments(segments), segment_rows(segment_rows), columns(columns) {
+    constexpr int64_t kWantedCtas = 512;
+    constexpr int64_t kFewestRows = 64;
+    column_tiles = columns == 0 ? 0 : (columns - 1) / kTileColumns + 1;
+    const int64_t wanted = kWantedCtas / std::max<int64_t>(1, column_tiles * segments);
+    const int64_t most = (segment_rows - 1) / kFewestRows + 1;
+    const int64_t cut = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most));
+    chunk_rows = segment_rows == 0 ? 1 : (segment_rows - 1) / cut + 1;
+    chunks = segment_rows == 0 ? 1 : (segment_rows - 1) / chunk_rows + 1;
+  }
+
+  __host__ __device__ int64_t tiles() const { return column_tiles * chunks * segments; }
+  int64_t partials() const { return segments * chunks * columns; }
+};
+
+// The tile of a CTA. Its 8 warps take every eighth row, a lane kPack neighbouring columns, and
+// with kPack 1 another one 32 columns on: so the sums do not depend on how columns are loaded.
+struct ColumnTile {
+  int64_t segment, chunk;
+  int64_t first_row, end_row;  // of the matrix
+  int64_t first_column;
+
+  __device__ __forceinline__ ColumnTile(const ColumnTiling& tiling, int64_t tile) {
+    first_column = tile % tiling.column_tiles * kTileColumns;
+    const int64_t rest = tile / tiling.column_tiles;
+    chunk = rest % tiling.chunks;
+    segment = rest / tiling.chunks;
+    const int64_t begin = chunk * tiling.chunk_rows;
+    first_row = segment * tiling.segment_rows + begin;
+    end_row = first_row + min(tiling.chunk_rows, tiling.segment_rows - begin);
+  }
+};
+
+// Threads of a CTA as (32 lanes, 8 warps). Calls f(column) for each group of kPack columns of
+// the tile that this thread looks after.
+template <int kPack, class F>
+__device__ __forceinline__ void for_each_column(const ColumnTile& tile, int64_t columns,
+                                                const F& f) {
+#pragma unroll
+  for (int part = 0; part < kTileColumns; part += 32 * kPack) {
+    const int64_t column = tile.first_column + part + threadIdx.x * kPack;
+    if (column < columns) f(column);
+  }
+}
+
+inline dim3 tile_threads() { return dim3(32, kTileWarps); }
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_LAYER_NORM_CUH_

@@ -1,0 +1,150 @@
+#include "cuda/matmul_launch.h"
+
+#include <algorithm>
+
+#include "cuda/check.h"
+#include "cuda/error.h"
+#include "cuda/kernel_table.h"
+#include "cuda/policy.cuh"
+#include "cuda/sm90_policy.cuh"
+#include "cuda/support_kernels.h"
+#include "cuda/tensor_map.h"
+
+namespace bsparse {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+int64_t in_features(const bsparse_matmul_args& args) {
+  return int64_t{args.in_blocks} * args.block_size;
+}
+
+int64_t out_features(const bsparse_matmul_args& args) {
+  return int64_t{args.out_blocks} * args.block_size;
+}
+
+// Bytes of x that a batch tile reads.
+int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
+  return in_features(args) * kernel.batch_tile * static_cast<int64_t>(element_size(args.dtype));
+}
+
+// A map of activations; its boxes hold `features` features and `batch` batch entries.
+bsparse_status map_activations(const bsparse_matmul_args& args, const void* data, int64_t size,
+                               int features, int batch, CUtensorMap* map) {
+  return args.feature_axis == 1
+             ? make_tensor_map(args.dtype, data, size, args.batch, features, batch, map)
+             : make_tensor_map(args.dtype, data, args.batch, size, 64, features, map);
+}
+
+}  // namespace
+
+MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
+  const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.plan.columns *
+                          args.batch * args.block_size * sizeof(float);
+  items = round_up(partials);
+  if (args.gate == nullptr) {
+    entries = bytes = items;
+    return;
+  }
+  entries = items + round_up(args.plan.num_items * sizeof(int4));
+  bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
+}
+
+bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                    cudaStream_t stream) {
+  const MatmulWorkspace workspace(args);
+  auto* const scratch = static_cast<char*>(args.workspace);
+  MatmulParams params{};
+  params.x = args.x;
+  params.w = args.w;
+  params.bias = args.bias;
+  params.y = args.y;
+  params.partials = reinterpret_cast<float*>(scratch);
+  params.items = reinterpret_cast<const int4*>(args.plan.items);
+  params.entries = reinterpret_cast<const int2*>(args.plan.entries);
+  params.batch = args.batch;
+  params.in_features = in_features(args);
+  params.out_features = out_features(args);
+  params.activation = args.activation;
+  const bool rows_aligned =
+      args.feature_axis == 1 ||
+      args.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
+  params.x_aligned = rows_aligned && is_aligned(args.x, 16);
+  params.y_aligned = rows_aligned && is_aligned(args.y, 16);
+
+  if (args.gate != nullptr) {
+    const CompactEntries compact = {params.items,
+                                    params.entries,
+                                    args.gate,
+                                    reinterpret_cast<int4*>(scratch + workspace.items),
+                                    reinterpret_cast<int2*>(scratch + workspace.entries),
+                                    args.plan.num_items};
+    const bsparse_status status =
+        check_cuda(launch_compact_entries(compact, stream), "leaving out gated blocks");
+    if (status != BSPARSE_OK) return status;
+    params.items = compact.out_items;
+    params.entries = compact.out_entries;
+  }
+
+  // A grid holds fewer than 2^31 CTAs, so a huge batch takes several launches.
+  constexpr int64_t kMaxCtas = INT32_MAX;
+  const int64_t tiles = (args.batch - 1) / kernel.batch_tile + 1;
+  const int64_t max_tiles = std::max<int64_t>(1, kMaxCtas / args.plan.num_items);
+  for (int64_t first = 0; first < tiles; first += max_tiles) {
+    const int64_t batch_tiles = std::min(max_tiles, tiles - first);
+    params.first_batch_tile = first;
+    params.raster = Raster::of(args.plan.num_items, batch_tiles, tile_bytes(args, kernel),
+                               kGroupBytes);
+    const bsparse_status status =
+        launch(kernel, "launching a matmul",
+               static_cast<uint32_t>(args.plan.num_items * batch_tiles), &params, stream);
+    if (status != BSPARSE_OK) return status;
+  }
+  return BSPARSE_OK;
+}
+
+bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                   cudaStream_t stream) {
+  UnionMatmulParams params{};
+  const int rows = std::min(args.block_size, 64);
+  bsparse_status status = map_activations(args, args.x, in_features(args), rows,
+                                          kernel.batch_tile / kernel.cluster, &params.x);
+  if (status == BSPARSE_OK) {
+    status =
+        map_activations(args, args.y, out_features(args), rows, kernel.store_batch, &params.y);
+  }
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+    status = make_tensor_map(args.dtype, args.w, args.block_size,
+                             int64_t{args.plan.num_blocks} * args.block_size, rows, rows,
+                             &params.w);
+  }
+  if (status != BSPARSE_OK) return status;
+  params.bias = args.bias;
+  params.partials = static_cast<float*>(args.workspace);
+  params.items = reinterpret_cast<const int4*>(args.plan.items);
+  params.entries = args.plan.entries;
+  params.columns = args.plan.groups;
+  params.batch = args.batch;
+  params.in_blocks = args.in_blocks;
+  params.num_blocks = args.plan.num_blocks;
+  params.activation = args.activation;
+  const int64_t batch_tiles = (args.batch - 1) / kernel.batch_tile + 1;
+  const int64_t tiles = batch_tiles * args.plan.num_items;
+  if (tiles > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "a batch of %lld makes %lld tiles; expected at most %d",
+                static_cast<long long>(args.batch), static_cast<long long>(tiles), INT32_MAX);
+  }
+  params.raster = Raster::of(args.plan.num_items, batch_tiles, tile_bytes(args, kernel),
+                             kUnionGroupBytes);
+  params.num_tiles = static_cast<uint32_t>(tiles);
+  int32_t multiprocessors = 0;
+  status = get_multiprocessors(&multiprocessors);
+  if (status != BSPARSE_OK) return status;
+  const int64_t clusters = std::min<int64_t>(tiles, multiprocessors / kernel.cluster);
+  return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * kernel.cluster),
+                &params, stream);
+}
+
+}  // namespace bsparse

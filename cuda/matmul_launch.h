@@ -1,0 +1,38 @@
+// From checked arguments to launches, one function a family of kernels.
+#ifndef BSPARSE_CUDA_MATMUL_LAUNCH_H_
+#define BSPARSE_CUDA_MATMUL_LAUNCH_H_
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "cuda/bsparse_cuda.h"
+#include "cuda/matmul_params.h"
+
+namespace bsparse {
+
+// The workspace of a matmul: partials, then the plan without gated blocks.
+struct MatmulWorkspace {
+  size_t items, entries, bytes;  // offsets, and the whole
+
+  explicit MatmulWorkspace(const bsparse_matmul_args& args);
+};
+
+// Items of one block column: one CTA an item and batch tile.
+bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                    cudaStream_t stream);
+
+// Items of several: a CTA a multiprocessor, which takes tile after tile.
+bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                   cudaStream_t stream);
+
+// dw with one CTA for blocks wherever they lie, and the same with CTAs that take items of one
+// output column. With more than one split they leave partial sums in the workspace.
+bsparse_status launch_block_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
+                                      cudaStream_t stream);
+bsparse_status launch_column_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
+                                       cudaStream_t stream);
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_MATMUL_LAUNCH_H_

@@ -1,0 +1,55 @@
+// Tile sizes of the Hopper kernels, and why. A new tile is a line here.
+#ifndef BSPARSE_CUDA_SM90_POLICY_CUH_
+#define BSPARSE_CUDA_SM90_POLICY_CUH_
+
+#include <cstdint>
+
+#include "cuda/bsparse_cuda.h"
+
+namespace bsparse {
+
+// A CTA computes (kUnionOutputs, batch_tile) outputs: two consumer warpgroups of 64 outputs each,
+// fed by producer warps. Its output columns need not be neighbours; an input block is loaded
+// once for all of them, and where CTAs form a cluster once for all of the cluster: each loads its
+// share of the batch and sends it to all.
+inline constexpr int kUnionOutputs = 128;
+inline constexpr int kConsumers = 2;
+inline constexpr int kProducers = 4;  // warps
+inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
+
+// Bytes of shared memory that a CTA may have on an H100.
+inline constexpr int kMaxSharedBytes = 227 * 1024;
+
+struct UnionTile {
+  int cluster;        // CTAs that share an item and the x tiles of its entries
+  int batch_tile;
+  int depth;          // terms of the sum in a stage, all from one entry
+};
+
+constexpr UnionTile union_tile(int block_size, bsparse_kernel family) {
+  return {family == BSPARSE_SM90_PAIR ? 2 : 1, family == BSPARSE_SM90_SMALL ? 64 : 256,
+          block_size < 64 ? block_size : 64};
+}
+
+// Where two CTAs that share x beat one: they read it half as often, but wait for each other, and
+// copies of few rows cost as much as copies of many. Measured on an H100 (docs/kernel-notes.md).
+constexpr bool pairs_pay(int block_size, int feature_axis, float density) {
+  if (block_size == 128) return true;
+  if (block_size == 64) return density > 0.15f || density < 0.08f;
+  return feature_axis == 1 || density > 0.15f;
+}
+
+// Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,
+// and y on its way out does not push x out of the L2 cache.
+inline constexpr int64_t kUnionGroupBytes = 4 << 20;
+
+// Stored blocks of one output column that a CTA of the weight gradient computes at once: as many as
+// its registers hold, and shared memory three stages of.
+constexpr int column_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
+
+// Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
+inline constexpr int64_t kUnionSmallBatch = 64;
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_POLICY_CUH_

@@ -1,0 +1,77 @@
+#include "cuda/tensor_map.h"
+
+#include <cuda_runtime.h>
+
+#include "cuda/check.h"
+#include "cuda/error.h"
+
+namespace bsparse {
+namespace {
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+// The driver's function, or null: this library does not link to the driver.
+Encode find_encode() {
+  static const Encode encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    constexpr unsigned kSince = 12000;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kSince,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess) {
+      function = nullptr;
+    }
+    return reinterpret_cast<Encode>(function);
+  }();
+  return encode;
+}
+
+CUtensorMapDataType map_type(bsparse_dtype dtype) {
+  switch (dtype) {
+    case BSPARSE_FLOAT16: return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    case BSPARSE_BFLOAT16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    case BSPARSE_FLOAT32: break;
+  }
+  return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+}
+
+// How much DRAM sends for a row that is not in the L2 cache: more than is asked for would be thrown
+// away by the time it is needed.
+CUtensorMapL2promotion promotion(size_t row_bytes) {
+  return row_bytes == 128 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+                          : CU_TENSOR_MAP_L2_PROMOTION_L2_64B;
+}
+
+CUtensorMapSwizzle swizzle(size_t row_bytes) {
+  return row_bytes == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
+         : row_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                           : CU_TENSOR_MAP_SWIZZLE_32B;
+}
+
+}  // namespace
+
+bsparse_status make_tensor_map(bsparse_dtype dtype, const void* data, int64_t columns, int64_t rows,
+                               int box_columns, int box_rows, CUtensorMap* map) {
+  const Encode encode = find_encode();
+  if (encode == nullptr) {
+    return fail(BSPARSE_UNSUPPORTED, "the CUDA driver has no tensor maps: expected 12.0 or newer");
+  }
+  const size_t size = element_size(dtype);
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {columns * size};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
+                            static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  const CUresult result =
+      encode(map, map_type(dtype), 2, const_cast<void*>(data), extents, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(box_columns * size),
+             promotion(box_columns * size), CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT,
+              "no tensor map for %lld x %lld elements at %p (driver error %d): addresses and row "
+              "lengths in bytes must be multiples of 16",
+              static_cast<long long>(rows), static_cast<long long>(columns), data,
+              static_cast<int>(result));
+}
+
+}  // namespace bsparse
