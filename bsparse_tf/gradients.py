@@ -43,8 +43,7 @@ def _before_activation(op, dy, layout, gate, bias):
     """dz from dy."""
     activation = tf.compat.as_str(op.get_attr("activation"))
     if activation == "relu":
-        y = op.outputs[0]
-        return tf.where(y > 0, dy, tf.zeros_like(dy))
+        return tf.raw_ops.ReluGrad(gradients=dy, features=op.outputs[0])  # one pass over memory
     if activation == "gelu":
         # One more product instead of a second output: only y need be kept in memory.
         z = ops.matmul(

@@ -1,0 +1,165 @@
+// From the accumulators of a warpgroup to y: bias, activation, rounding, bulk tensor stores.
+#ifndef BSPARSE_CUDA_SM90_EPILOGUE_CUH_
+#define BSPARSE_CUDA_SM90_EPILOGUE_CUH_
+
+#include "cuda/epilogue.cuh"
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_union.cuh"
+
+namespace bsparse {
+
+// Rounds, stages and stores the accumulators of one warpgroup.
+template <class Traits>
+struct UnionEpilogue {
+  using Element = typename Traits::Element;
+  static constexpr int kBatchTile = Traits::kBatchTile;
+  static constexpr int kAccumulators = kBatchTile / 2;
+
+  const UnionMatmulParams& params;
+  uint32_t staging;
+  int group;
+  int batch_begin;
+  int partial;
+  int rank;
+  const int32_t* columns;  // of this CTA
+  int features[Traits::kGroupColumns];  // the first of each block column, or -1
+
+  // Reads which outputs an item has: early, since it takes a while.
+  __device__ __forceinline__ UnionEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
+                                           int warpgroup,
+                                           const TileWalk<Traits::kCluster>& walk)
+      : params(p),
+        staging(staging_place),
+        group(warpgroup),
+        batch_begin(static_cast<int>(walk.batch_tile) * kBatchTile),
+        partial(walk.item.w),
+        rank(Traits::kCluster == 1 ? 0 : static_cast<int>(ptx::rank_in_cluster())),
+        columns(p.columns + static_cast<int64_t>(walk.item.x) * Traits::kItemColumns +
+                rank * Traits::kColumns) {
+#pragma unroll
+    for (int c = 0; c < Traits::kGroupColumns; ++c) {
+      const int output = group * 64 + c * Traits::kRows;  // of the item's
+      const int column = columns[output / Traits::kBlockSize];
+      features[c] =
+          column < 0 ? -1 : column * Traits::kBlockSize + output % Traits::kBlockSize;
+    }
+  }
+
+  // Thread t holds, at 4 * j + 2 * h + i, output 16 * warp + lane / 4 + 8 * h and batch entry
+  // 8 * j + 2 * (lane % 4) + i.
+  __device__ __forceinline__ void store(float (&sums)[kAccumulators]) const {
+    const int thread = threadIdx.x % 128;
+    const int lane = thread % 32;
+    const int warp_output = thread / 32 * 16;
+    if (partial >= 0) {
+      store_partial(sums, warp_output + lane / 4, 2 * (lane % 4));
+      return;
+    }
+    if (params.bias != nullptr) {
+      const auto* bias = static_cast<const Element*>(params.bias);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int m = warp_output + lane / 4 + 8 * h;
+        const int output = group * 64 + m;  // of the item's
+        const int column = columns[output / Traits::kBlockSize];
+        const int feature = column * Traits::kBlockSize + output % Traits::kBlockSize;
+        const float add = column < 0 ? 0.0f : to_float(bias[feature]);
+#pragma unroll
+        for (int j = 0; j < kBatchTile / 8; ++j) {
+          sums[4 * j + 2 * h] += add;
+          sums[4 * j + 2 * h + 1] += add;
+        }
+      }
+    }
+    if (params.activation != BSPARSE_ACTIVATION_NONE) {
+#pragma unroll
+      for (int i = 0; i < kAccumulators; ++i) sums[i] = activate(sums[i], params.activation);
+    }
+#pragma unroll
+    for (int round = 0; round < Traits::kRounds; ++round) {
+      // What this group stored last has left the staging memory.
+      if (thread == 0) ptx::bulk_wait_read();
+      ptx::named_barrier(1 + group, 128);
+      stage_tile(sums, round, warp_output, lane);
+      ptx::fence_async_proxy();
+      ptx::named_barrier(1 + group, 128);
+      if (thread == 0) store_tile(batch_begin + round * Traits::kRoundBatch);
+    }
+  }
+
+  __device__ __forceinline__ void store_tile(int batch) const {
+#pragma unroll
+    for (int c = 0; c < Traits::kGroupColumns; ++c) {
+      const int feature = features[c];
+      if (feature < 0) continue;
+#pragma unroll
+      for (int b = 0; b < Traits::kBoxesY; ++b) {
+        const uint32_t from = staging + (c * Traits::kBoxesY + b) * Traits::kBoxBytesY;
+        if constexpr (Traits::kFeatureAxis == 1) {
+          ptx::copy_box_to_global(&params.y, feature, batch, from);
+        } else {
+          ptx::copy_box_to_global(&params.y, batch + 64 * b, feature, from);
+        }
+      }
+    }
+    ptx::bulk_commit();
+  }
+
+  __device__ __forceinline__ void stage_tile(float (&sums)[kAccumulators], int round,
+                                             int warp_output, int lane) const {
+    // Matrices 0 and 1: outputs +0 and +8 of the first 8 batch entries; 2 and 3: of the next.
+    const int matrix = lane / 8;
+    const int m = warp_output + 8 * (matrix % 2);
+    const int row = lane % 8;
+    const int column = m / Traits::kRows;
+    const int m_in_box = m % Traits::kRows;
+#pragma unroll
+    for (int octet = 0; octet < Traits::kRoundBatch / 8; octet += 2) {
+      const int j = round * (Traits::kRoundBatch / 8) + octet;
+      uint32_t words[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const int i = 4 * (j + q / 2) + 2 * (q % 2);
+        const auto pair = make_pair<Element>(sums[i], sums[i + 1]);
+        words[q] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      const int batch = 8 * (octet + matrix / 2);  // in the round
+      if constexpr (Traits::kFeatureAxis == 1) {
+        // Rows of kRowBytes, 16-byte chunks swizzled as the copy engine expects them.
+        const uint32_t offset = (batch + row) * Traits::kRowBytes + 2 * m_in_box;
+        const uint32_t swizzled = offset ^ (offset >> 3 & (Traits::kRowBytes - 16));
+        ptx::stmatrix_x4_trans(staging + column * Traits::kBoxBytesY + swizzled, words);
+      } else {
+        const uint32_t offset = (m_in_box + row) * 128 + 2 * (batch % 64);
+        const uint32_t swizzled = offset ^ (offset >> 3 & 112);
+        ptx::stmatrix_x4(staging + (column * Traits::kBoxesY + batch / 64) * Traits::kBoxBytesY +
+                             swizzled,
+                         words);
+      }
+    }
+  }
+
+  // A segment of a split item, in float32: (outputs of the item, batch).
+  __device__ __forceinline__ void store_partial(const float (&sums)[kAccumulators], int output,
+                                                int batch_offset) const {
+    float* const to = params.partials +
+                      ((static_cast<int64_t>(partial) * Traits::kCluster + rank) * kUnionOutputs +
+                       group * 64 + output) *
+                          params.batch;
+#pragma unroll
+    for (int j = 0; j < kBatchTile / 8; ++j) {
+      const int64_t batch = batch_begin + 8 * j + batch_offset;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float* const row = to + 8 * h * params.batch;
+        if (batch < params.batch) row[batch] = sums[4 * j + 2 * h];
+        if (batch + 1 < params.batch) row[batch + 1] = sums[4 * j + 2 * h + 1];
+      }
+    }
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_EPILOGUE_CUH_

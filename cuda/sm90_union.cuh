@@ -1,0 +1,138 @@
+// Union tiles on Hopper: sizes, places in shared memory, and the order of tiles, which producers and
+// consumers must agree on.
+#ifndef BSPARSE_CUDA_SM90_UNION_CUH_
+#define BSPARSE_CUDA_SM90_UNION_CUH_
+
+#include "cuda/bsparse_cuda.h"
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90_ptx.cuh"
+
+namespace bsparse {
+
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT,
+          bsparse_kernel kFamily>
+struct Sm90MatmulTraits {
+  using Math = MathT;
+  using Element = typename Math::Element;
+  static_assert(sizeof(Element) == 2, "warpgroup products of 16-bit elements");
+  static constexpr int kBlockSize = kBlockSizeT;
+  static constexpr int kFeatureAxis = kFeatureAxisT;
+  static constexpr bool kTranspose = kTransposeT;
+  static constexpr UnionTile kTile = union_tile(kBlockSize, kFamily);
+  static constexpr int kBatchTile = kTile.batch_tile;
+  static constexpr int kDepth = kTile.depth;
+  static constexpr int kParts = kBlockSize / kDepth;  // stages that an entry fills
+  static constexpr int kCluster = kTile.cluster;
+  static constexpr int kColumns = kUnionOutputs / kBlockSize;  // of a CTA
+  static constexpr int kItemColumns = kCluster * kColumns;
+  static constexpr int kWords = bsparse_entry_words(kItemColumns);  // of an entry in the table
+  static_assert(kWords <= 32, "a warp reads an entry at once");
+
+  // A copied box of w holds kRows x kRows elements: a block, or a quarter of one of 128.
+  static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
+  static constexpr int kRowBytes = 2 * kRows;
+  static constexpr int kBoxBytes = kRows * kRowBytes;
+  static constexpr int kGroupBytesW = 64 * kDepth * 2;  // of w for one warpgroup and entry
+  static constexpr int kStageBytesX = kBatchTile * kDepth * 2;
+  static constexpr int kStageBytes = kStageBytesX + kConsumers * kGroupBytesW;
+
+  // x: axis 1, a box (batch rows, kDepth) from each CTA; axis 0, boxes (kDepth rows, 64 of the
+  // batch).
+  static constexpr int kBoxesX = kFeatureAxis == 1 ? kCluster : kBatchTile / 64;
+  static constexpr int kBoxBytesX = kStageBytesX / kBoxesX;
+  static constexpr int kBoxBatch = kBatchTile / kBoxesX;
+
+  // The output tile of a warpgroup, staged for the copy engine in boxes of one block column:
+  // (batch rows, kRows) for axis 1; (kRows, 64 of the batch) for axis 0.
+  // Large tiles in two rounds, which leaves more room for the ring.
+  static constexpr int kRounds = kBatchTile > 64 ? 2 : 1;
+  static constexpr int kRoundBatch = kBatchTile / kRounds;
+  static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a column
+  static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
+  static constexpr int kGroupBytesY = 64 * kRoundBatch * 2;
+  static constexpr int kGroupColumns = 64 / kRows;  // block columns of a warpgroup
+
+  static constexpr int kControlBytes = 1024;  // barriers and masks
+  static constexpr int kStages =
+      (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
+  static constexpr int kSharedBytes =
+      1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
+  static_assert(kStages >= 3 && kStages * 20 <= kControlBytes, "a ring of a sensible length");
+
+  // How the tensor cores find the operands.
+  static constexpr int kTransposeA = kTranspose ? 0 : 1;
+  static constexpr int kTransposeB = kFeatureAxis == 1 ? 0 : 1;
+  static constexpr uint64_t kLayoutA =
+      ptx::operand_layout(ptx::swizzle_of(kRowBytes), kBoxBytes, 8 * kRowBytes);
+  static constexpr int kStepA = kTransposeA ? 16 * kRowBytes : 32;
+  static constexpr uint64_t kLayoutB =
+      kTransposeB ? ptx::operand_layout(ptx::Swizzle::k128Bytes, kBoxBytesX, 1024)
+                  : ptx::operand_layout(ptx::swizzle_of(2 * kDepth), 16, 8 * 2 * kDepth);
+  static constexpr int kStepB = kTransposeB ? 16 * 128 : 32;
+};
+
+// Places in shared memory. Boxes want multiples of 1024 bytes.
+template <class Traits>
+struct UnionShared {
+  uint32_t base;
+
+  __device__ __forceinline__ uint32_t x(int stage) const { return base + stage * Traits::kStageBytes; }
+  __device__ __forceinline__ uint32_t w(int stage) const { return x(stage) + Traits::kStageBytesX; }
+  __device__ __forceinline__ uint32_t y(int group) const {
+    return base + Traits::kStages * Traits::kStageBytes + group * Traits::kGroupBytesY;
+  }
+  __device__ __forceinline__ uint32_t full(int stage) const {
+    return y(kConsumers) + 8 * stage;
+  }
+  __device__ __forceinline__ uint32_t empty(int stage) const {
+    return full(Traits::kStages) + 8 * stage;
+  }
+  // Bit g: group g has a block in the entry of the stage.
+  __device__ __forceinline__ uint32_t mask(int stage) const {
+    return empty(Traits::kStages) + 4 * stage;
+  }
+};
+
+// The tiles of this CTA's cluster, one after the other; the next one's item is read ahead.
+template <int kCluster>
+struct TileWalk {
+  const UnionMatmulParams& params;
+  uint32_t tile;
+  uint32_t batch_tile;
+  int4 item;  // group, first entry, end of entries, partial
+  uint32_t next_batch_tile;
+  int4 next_item;
+
+  __device__ __forceinline__ explicit TileWalk(const UnionMatmulParams& p)
+      : params(p), tile(blockIdx.x / kCluster) {
+    look_ahead(tile);
+    take_next();
+  }
+
+  __device__ __forceinline__ bool done() const { return tile >= params.num_tiles; }
+
+  __device__ __forceinline__ void advance() {
+    tile += gridDim.x / kCluster;
+    take_next();
+  }
+
+ private:
+  __device__ __forceinline__ void take_next() {
+    batch_tile = next_batch_tile;
+    item = next_item;
+    look_ahead(tile + gridDim.x / kCluster);
+  }
+
+  // Behind the last tile: an item without entries.
+  __device__ __forceinline__ void look_ahead(uint32_t t) {
+    const TilePlace place = params.raster.place(min(t, params.num_tiles - 1));
+    next_batch_tile = place.batch_tile;
+    next_item = params.items[place.item];
+    if (t >= params.num_tiles) next_item.z = next_item.y;
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_UNION_CUH_
