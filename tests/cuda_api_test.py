@@ -298,8 +298,8 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
 @pytest.mark.parametrize("feature_axis", (0, 1))
 @pytest.mark.parametrize("block_size", (32, 64))
 def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, feature_axis, activation):
-    """To all outputs joined to them, and to no other batch entry. Missing blocks may count as
-    zeros, as they do in a dense product."""
+    """To all outputs joined to them, and to no other batch entry. Missing blocks count as zeros
+    where columns share a product."""
     layout = np.array([[True, True], [True, False]])
     w = torch.ones((3, block_size, block_size), dtype=torch.bfloat16, device="cuda")
     x = torch.ones((72, 2 * block_size), dtype=torch.bfloat16, device="cuda")
@@ -312,6 +312,8 @@ def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, feature_a
     got = float64(y if feature_axis == 1 else y.t())
     assert np.isnan(got[3]).all() and np.isinf(got[9, :block_size]).all()
     assert np.isfinite(np.delete(got, (3, 9), 0)).all()
+    if tile.shared_columns == 1:
+        assert np.isfinite(got[9, block_size:]).all()
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))

@@ -124,17 +124,12 @@ def test_accuracy(policy, options):
     widened = np.zeros((T, N, U))
     widened[..., ::stride] = every
     for name, value in (("hidden", widened), ("last_c", c)):
-        problems.assert_as_accurate(value, truth[name], _error(same, truth, name),
+        problems.assert_as_accurate(value, truth[name], problems.errors(same[name], truth[name]),
                                     problems.FORWARD, name)
     for name, value in gradients.items():
         problems.assert_as_accurate(value, truth_gradients[name],
-                                    _error(same_gradients, truth_gradients, name),
+                                    problems.errors(same_gradients[name], truth_gradients[name]),
                                     problems.BACKWARD, name)
-
-
-def _error(same, truth, name):
-    difference = problems.as_float64(same[name]) - truth[name]
-    return float(np.sqrt(np.mean(np.square(difference)))), float(np.abs(difference).max())
 
 
 # As a Keras layer.

@@ -153,8 +153,9 @@ def test_nan_and_inf_travel_as_in_a_dense_product(dtype, feature_axis, block_siz
         if activation is None:
             assert np.isinf(y[2, : 2 * bs]).all()
         assert np.isfinite(y[[0, 3, 4]]).all()
-        # A GPU kernel may count an absent block as zeros, as a dense product does; the CPU's do not.
-        if not problems.has_gpu():
+        # Only Hopper's 16-bit kernels for blocks of 32 count an absent block as zeros, as a dense
+        # product does.
+        if not (problems.has_gpu() and bs == 32 and dtype in ("float16", "bfloat16")):
             assert np.isfinite(y[1, bs : 2 * bs]).all() and np.isfinite(y[2, 2 * bs :]).all()
 
 

@@ -155,12 +155,17 @@ def _norms(difference):
     return float(np.sqrt(np.mean(np.square(difference)))), float(np.abs(difference).max())
 
 
+def errors(result, truth):
+    """Of a result against float64 truth, as dense_error gives them."""
+    return _norms(as_float64(result) - truth)
+
+
 def assert_as_accurate(result, truth, allowed, factor, what="result"):
     """`allowed` comes from dense_error. float32's epsilon covers cells where dense happens to be exact."""
     result = as_float64(result)
     assert result.shape == truth.shape, f"{what} has shape {result.shape}, truth {truth.shape}"
     assert np.isfinite(result).all(), f"{what} is not finite"
     scale = float(np.abs(truth).max(initial=0.0))
-    for name, ours, theirs in zip(("rms", "largest"), _norms(result - truth), allowed):
+    for name, ours, theirs in zip(("rms", "largest"), errors(result, truth), allowed):
         limit = factor * theirs + np.finfo(np.float32).eps * scale
         assert ours <= limit, f"{what}: {name} error {ours:.3g}, dense errs {theirs:.3g}"
