@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "cuda/check.h"
+#include "cuda/choose_kernel.h"
 #include "cuda/error.h"
 #include "cuda/dense_matmul.h"
 #include "cuda/kernel_table.h"
@@ -77,7 +78,7 @@ bsparse_status matmul(const bsparse_matmul_args* args, void* stream_pointer) {
   Kernel kernel;
   status = find_planned_matmul(*args, &kernel);
   if (status != BSPARSE_OK) return status;
-  status = args->plan.kernel >= BSPARSE_SM90 ? launch_union_matmul(*args, kernel, stream)
+  status = is_sm90(args->plan.kernel) ? launch_union_matmul(*args, kernel, stream)
                                              : launch_column_matmul(*args, kernel, stream);
   if (status != BSPARSE_OK || args->plan.num_splits == 0) return status;
   return check_cuda(launch_reduce_matmul(*args, stream), "adding partial columns");
@@ -100,7 +101,7 @@ bsparse_status matmul_dw(const bsparse_matmul_dw_args* args, void* stream_pointe
   Kernel kernel;
   status = find_planned_matmul_dw(*args, &kernel);
   if (status != BSPARSE_OK) return status;
-  status = args->plan.kernel >= BSPARSE_SM90 ? launch_column_matmul_dw(*args, kernel, stream)
+  status = is_sm90(args->plan.kernel) ? launch_column_matmul_dw(*args, kernel, stream)
                                              : launch_block_matmul_dw(*args, kernel, stream);
   if (status != BSPARSE_OK || args->plan.batch_splits == 1) return status;
   const ReduceMatmulDw reduce = {static_cast<const float*>(args->workspace), args->gate, args->dw,
@@ -151,7 +152,7 @@ const char* kernel_name(const bsparse_matmul_args* args) {
   Kernel kernel;
   if (find_planned_matmul(*args, &kernel) != BSPARSE_OK) return "none";
   std::snprintf(name, sizeof(name), "%s_matmul<%s,%d,%d>",
-                args->plan.kernel >= BSPARSE_SM90 ? "sm90" : "sm80",
+                is_sm90(args->plan.kernel) ? "sm90" : "sm80",
                 math_name(args->dtype, args->allow_tf32 != 0), args->block_size,
                 kernel.batch_tile);
   return name;

@@ -4,11 +4,7 @@
 #include <set>
 #include <utility>
 
-#include "cuda/cost_model.h"
-#include "cuda/cublas.h"
 #include "cuda/error.h"
-#include "cuda/policy.cuh"
-#include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
 namespace {
@@ -31,6 +27,14 @@ bsparse_status raise_shared_memory(const Kernel& kernel) {
   return status;
 }
 
+bsparse_status found_kernel(const Kernel& kernel, int family, bsparse_dtype dtype,
+                            int block_size) {
+  if (kernel.function != nullptr) return BSPARSE_OK;
+  return fail(BSPARSE_INVALID_ARGUMENT,
+              "plan.kernel is %d; it has no kernel for dtype %d and block_size %d, ask get_tile",
+              family, static_cast<int>(dtype), block_size);
+}
+
 }  // namespace
 
 const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
@@ -42,48 +46,10 @@ const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
   return "unknown";
 }
 
-namespace {
-
-// Whether the Hopper kernels have a place for a product. Tensor maps want strides of 16 bytes, and
-// count the batch in 32 bits.
-bool suits_sm90(const bsparse_tile_request& request, int compute_capability) {
-  return compute_capability == 90 && request.dtype != BSPARSE_FLOAT32 &&
-         request.aligned && request.batch > 0 &&
-         request.batch <= INT32_MAX - 256 &&
-         (request.feature_axis == 1 || request.batch % 8 == 0);
-}
-
-// cuBLAS counts in 32 bits.
-bool suits_dense(const bsparse_tile_request& request) {
-  return request.batch > 0 && request.batch <= INT32_MAX && request.density > 0.0f &&
-         dense_is_faster(request) && has_cublas();
-}
-
-}  // namespace
-
-bsparse_kernel choose_matmul(const bsparse_tile_request& request, int compute_capability) {
-  if (suits_dense(request) && !request.gated) return BSPARSE_DENSE;
-  // Gates leave out entries, which unions do not do.
-  if (suits_sm90(request, compute_capability) && request.block_size >= 32 && !request.gated) {
-    if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
-    return pairs_pay(request.block_size, request.feature_axis, request.density)
-               ? BSPARSE_SM90_PAIR
-               : BSPARSE_SM90;
-  }
-  return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
-}
-
-bsparse_kernel choose_matmul_dw(const bsparse_tile_request& request, int compute_capability) {
-  if (suits_dense(request)) return BSPARSE_DENSE;
-  const int smallest = request.feature_axis == 0 ? 16 : 32;
-  return suits_sm90(request, compute_capability) && request.block_size >= smallest ? BSPARSE_SM90
-                                                                                   : BSPARSE_SM80;
-}
-
 Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                    int feature_axis, bool transpose) {
   const MatmulVariant variant = {block_size, feature_axis, transpose, family};
-  const bool hopper = family >= BSPARSE_SM90 && family <= BSPARSE_SM90_PAIR;
+  const bool hopper = is_sm90(family);
   switch (dtype) {
     case BSPARSE_BFLOAT16: return hopper ? sm90_matmul_bf16(variant) : sm80_matmul_bf16(variant);
     case BSPARSE_FLOAT16: return hopper ? sm90_matmul_fp16(variant) : sm80_matmul_fp16(variant);
@@ -96,7 +62,7 @@ Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, 
 
 Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                       int feature_axis) {
-  const bool hopper = family == BSPARSE_SM90;
+  const bool hopper = is_sm90(family);
   switch (dtype) {
     case BSPARSE_BFLOAT16:
       return hopper ? sm90_matmul_dw_bf16(block_size, feature_axis)
@@ -111,18 +77,6 @@ Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf3
   }
   return {};
 }
-
-namespace {
-
-bsparse_status found_kernel(const Kernel& kernel, int family, bsparse_dtype dtype,
-                            int block_size) {
-  if (kernel.function != nullptr) return BSPARSE_OK;
-  return fail(BSPARSE_INVALID_ARGUMENT,
-              "plan.kernel is %d; it has no kernel for dtype %d and block_size %d, ask get_tile",
-              family, static_cast<int>(dtype), block_size);
-}
-
-}  // namespace
 
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel) {
   const int family = args.plan.kernel;

@@ -1,4 +1,4 @@
-// Which kernel serves a request, and how kernels are launched. A new family is added here.
+// The kernels of every family, and how they are launched. A new family is added here.
 #ifndef BSPARSE_CUDA_KERNEL_TABLE_H_
 #define BSPARSE_CUDA_KERNEL_TABLE_H_
 
@@ -14,12 +14,13 @@ namespace bsparse {
 // How elements of a dtype are multiplied: "bf16", "fp16", "tf32" or "fp32".
 const char* math_name(bsparse_dtype dtype, bool allow_tf32);
 
-// The family that should serve a product on a device of this compute capability.
-bsparse_kernel choose_matmul(const bsparse_tile_request& request, int compute_capability);
+// Families for Hopper: their items are unions, their partials lie outputs first.
+constexpr bool is_sm90(int32_t family) {
+  return family >= BSPARSE_SM90 && family <= BSPARSE_SM90_PAIR;
+}
 
 Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                    int feature_axis, bool transpose);
-bsparse_kernel choose_matmul_dw(const bsparse_tile_request& request, int compute_capability);
 Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                       int feature_axis);
 

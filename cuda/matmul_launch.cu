@@ -127,7 +127,6 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   params.entries = args.plan.entries;
   params.columns = args.plan.groups;
   params.batch = args.batch;
-  params.in_blocks = args.in_blocks;
   params.num_blocks = args.plan.num_blocks;
   params.activation = args.activation;
   const int64_t batch_tiles = (args.batch - 1) / kernel.batch_tile + 1;

@@ -45,7 +45,6 @@ struct UnionMatmulParams {
   int64_t batch;
   Raster raster;
   uint32_t num_tiles;
-  int32_t in_blocks;
   int32_t num_blocks;
   int32_t activation;
 };

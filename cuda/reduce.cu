@@ -2,6 +2,7 @@
 
 #include "cuda/dtype.cuh"
 #include "cuda/epilogue.cuh"
+#include "cuda/kernel_table.h"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -50,7 +51,7 @@ __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args
 
 template <class Element>
 void reduce_matmul(const bsparse_matmul_args& args, dim3 grid, cudaStream_t stream) {
-  if (args.plan.kernel < BSPARSE_SM90 && args.feature_axis == 1) {
+  if (!is_sm90(args.plan.kernel) && args.feature_axis == 1) {
     reduce_matmul_kernel<Element, true><<<grid, kReduceThreads, 0, stream>>>(args);
   } else {
     reduce_matmul_kernel<Element, false><<<grid, kReduceThreads, 0, stream>>>(args);

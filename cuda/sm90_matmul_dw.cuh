@@ -182,7 +182,7 @@ __device__ __forceinline__ void store_dw(const UnionMatmulDwParams& params, cons
 template <class Traits, int kCount>
 __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
                                             const DwShared<Traits>& shared, const DwTile& work,
-                                            int group, int first_tile,
+                                            int first_tile,
                                             StageCursor<Traits::kStages>& cursor) {
   using Element = typename Traits::Element;
   const auto release = [&](int stage) {
@@ -239,16 +239,16 @@ __device__ __forceinline__ void consume_dw(const UnionMatmulDwParams& params,
     const int first = group * half;
     const int count = __shfl_sync(~0u, min(half, tiles - first), 0);
     switch (count) {
-      case 1: multiply_dw<Traits, 1>(params, shared, work, group, first, cursor); break;
-      case 2: multiply_dw<Traits, 2>(params, shared, work, group, first, cursor); break;
+      case 1: multiply_dw<Traits, 1>(params, shared, work, first, cursor); break;
+      case 2: multiply_dw<Traits, 2>(params, shared, work, first, cursor); break;
       case 3:
         if constexpr (Traits::kTiles >= 3) {
-          multiply_dw<Traits, 3>(params, shared, work, group, first, cursor);
+          multiply_dw<Traits, 3>(params, shared, work, first, cursor);
         }
         break;
       case 4:
         if constexpr (Traits::kTiles >= 4) {
-          multiply_dw<Traits, 4>(params, shared, work, group, first, cursor);
+          multiply_dw<Traits, 4>(params, shared, work, first, cursor);
         }
         break;
       default:  // nothing for this group: the stages pass by
