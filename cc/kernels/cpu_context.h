@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cc/cpu/shared_loop.h"
+#include "cc/kernels/tensor_data.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/lib/core/threadpool.h"
 
@@ -19,13 +20,6 @@ inline ParallelFor OverThreadPool(tensorflow::OpKernelContext* ctx) {
     pool->Schedule(std::move(task));
   });
 }
-
-// Null for a null tensor.
-inline const void* Data(const tensorflow::Tensor* tensor) {
-  return tensor == nullptr ? nullptr : tensor->tensor_data().data();
-}
-
-inline void* MutableData(tensorflow::Tensor* tensor) { return const_cast<void*>(Data(tensor)); }
 
 }  // namespace bsparse
 

@@ -7,6 +7,7 @@
 
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
+#include "cc/kernels/tensor_data.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "xla/stream_executor/stream.h"
 
@@ -14,18 +15,6 @@ namespace bsparse {
 
 inline void* Stream(tensorflow::OpKernelContext* ctx) {
   return ctx->op_device_context()->stream()->platform_specific_handle().stream;
-}
-
-// Null for a null tensor.
-template <typename T = void>
-const T* Data(const tensorflow::Tensor* tensor) {
-  return tensor == nullptr ? nullptr
-                           : reinterpret_cast<const T*>(tensor->tensor_data().data());
-}
-
-template <typename T = void>
-T* MutableData(tensorflow::Tensor* tensor) {
-  return const_cast<T*>(Data<T>(tensor));
 }
 
 // Scratch tensors of one call. TensorFlow reuses their memory only for work enqueued later on the

@@ -87,19 +87,7 @@ class LstmGatesGpuOp final : public Base {
     TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(this->dtype_, &args.dtype)));
     TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(this->cell_dtype_, &args.cell_dtype)));
     TF_RETURN_IF_ERROR(ToStatus(ToCudaDType(this->bias_dtype_, &args.bias_dtype)));
-    args.feature_axis = this->attrs_.feature_axis;
-    args.forget_bias = this->attrs_.forget_bias;
-    args.batch = call.batch;
-    args.units = call.units;
-    args.c = Data(call.c);
-    args.gates = Data(call.gates);
-    args.bias = Data(call.bias);
-    args.c_next = MutableData(call.c_next);
-    args.h = MutableData(call.h);
-    args.dc_next = Data(call.dc_next);
-    args.dh = Data(call.dh);
-    args.dc = MutableData(call.dc);
-    args.dgates = MutableData(call.dgates);
+    this->Fill(call, &args);
     constexpr bool kBackward = std::is_same_v<Base, LstmGatesGradOpBase>;
     return ToStatus(LaunchLstmGates(*api, args, kBackward, Stream(ctx)));
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cc/kernels/tensor_data.h"
 #include "cc/ops/lstm_gates.h"
 #include "cc/plan/types.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -31,6 +32,24 @@ class LstmGatesOpBase : public tensorflow::OpKernel {
     tensorflow::Tensor* dc;
     tensorflow::Tensor* dgates;
   };
+
+  // What a device's arguments take from a call, but for the dtypes.
+  template <typename Args>
+  void Fill(const Call& call, Args* args) const {
+    args->feature_axis = attrs_.feature_axis;
+    args->forget_bias = attrs_.forget_bias;
+    args->batch = call.batch;
+    args->units = call.units;
+    args->c = Data(call.c);
+    args->gates = Data(call.gates);
+    args->bias = Data(call.bias);
+    args->c_next = MutableData(call.c_next);
+    args->h = MutableData(call.h);
+    args->dc_next = Data(call.dc_next);
+    args->dh = Data(call.dh);
+    args->dc = MutableData(call.dc);
+    args->dgates = MutableData(call.dgates);
+  }
 
   // Checks the inputs that both ops have, and sets what follows from them.
   absl::Status ReadInputs(tensorflow::OpKernelContext* ctx, Call* call) const;
