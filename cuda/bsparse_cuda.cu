@@ -30,37 +30,78 @@ bsparse_status get_device(bsparse_device* device) {
   return BSPARSE_OK;
 }
 
-bsparse_status get_tile(const bsparse_tile_request* request, const bsparse_device* device,
-                        bsparse_tile* tile) {
-  bsparse_status status = check_dtype("dtype", request->dtype);
-  if (status == BSPARSE_OK) status = check_block_size(request->block_size);
-  if (status != BSPARSE_OK) return status;
-  if (device->compute_capability < 80) {
-    return fail(BSPARSE_UNSUPPORTED, "this GPU has compute capability %d.%d; expected 8.0 or newer",
-                device->compute_capability / 10, device->compute_capability % 10);
-  }
-  const bool tf32 = request->allow_tf32 != 0;
-  const int capability = device->compute_capability;
-  const bsparse_kernel family = request->is_dw ? choose_matmul_dw(*request, capability)
-                                               : choose_matmul(*request, capability);
-  if (family == BSPARSE_DENSE) {
-    *tile = {family, INT32_MAX, 1, 1, 1};
-    return BSPARSE_OK;
-  }
-  // Transposed or not, tiles are the same.
-  const Kernel kernel =
-      request->is_dw
-          ? find_matmul_dw(family, request->dtype, tf32, request->block_size, request->feature_axis)
-          : find_matmul(family, request->dtype, tf32, request->block_size, request->feature_axis,
-                        false);
-  int32_t ctas = 0;
-  status = get_ctas_per_sm(kernel, &ctas);
-  if (request->is_dw) {
-    *tile = {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, 1};
-  } else {
-    *tile = {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
+bsparse_status check_request(const bsparse_tile_request& request, const bsparse_device& device) {
+  bsparse_status status = check_dtype("dtype", request.dtype);
+  if (status == BSPARSE_OK) status = check_block_size(request.block_size);
+  if (status == BSPARSE_OK && device.compute_capability < 80) {
+    status = fail(BSPARSE_UNSUPPORTED,
+                  "this GPU has compute capability %d.%d; expected 8.0 or newer",
+                  device.compute_capability / 10, device.compute_capability % 10);
   }
   return status;
+}
+
+// The kernel that serves a request. Transposed or not, tiles are the same.
+Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request) {
+  const bool tf32 = request.allow_tf32 != 0;
+  return request.is_dw ? find_matmul_dw(family, request.dtype, tf32, request.block_size,
+                                        request.feature_axis)
+                       : find_matmul(family, request.dtype, tf32, request.block_size,
+                                     request.feature_axis, false);
+}
+
+// `ctas`: that fit on one SM.
+bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel, bool is_dw, int32_t ctas) {
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1};
+  if (is_dw) return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, 1};
+  return {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
+}
+
+bsparse_status get_tile(const bsparse_tile_request* request, const bsparse_device* device,
+                        bsparse_tile* tile) {
+  bsparse_status status = check_request(*request, *device);
+  if (status != BSPARSE_OK) return status;
+  const bsparse_kernel family =
+      choose_kernel(*request, device->compute_capability, /*assume_cublas=*/false).family;
+  Kernel kernel;
+  int32_t ctas = 1;
+  if (family != BSPARSE_DENSE) {
+    kernel = find_requested(family, *request);
+    status = get_ctas_per_sm(kernel, &ctas);
+  }
+  *tile = make_tile(family, kernel, request->is_dw != 0, ctas);
+  return status;
+}
+
+// "sm90_matmul<bf16,64,256>": the last number is the tile's along the batch.
+void write_name(bsparse_kernel family, const char* product, const char* math, int block_size,
+                int batch_tile, char* name, size_t size) {
+  std::snprintf(name, size, "%s_%s<%s,%d,%d>", is_sm90(family) ? "sm90" : "sm80", product, math,
+                block_size, batch_tile);
+}
+
+bsparse_status explain(const bsparse_tile_request* request, const bsparse_device* device,
+                       int32_t assume_cublas, bsparse_choice* choice) {
+  const bsparse_status status = check_request(*request, *device);
+  if (status != BSPARSE_OK) return status;
+  const Choice made =
+      choose_kernel(*request, device->compute_capability, assume_cublas != 0);
+  *choice = {};
+  choice->dense_reason = made.dense;
+  choice->hopper_reason = made.hopper;
+  choice->sparse_seconds = made.seconds.sparse;
+  choice->dense_seconds = made.seconds.dense;
+  if (made.family == BSPARSE_DENSE) {
+    choice->tile = make_tile(made.family, {}, request->is_dw != 0, 0);
+    std::snprintf(choice->name, sizeof(choice->name), "dense");
+    return BSPARSE_OK;
+  }
+  const Kernel kernel = find_requested(made.family, *request);
+  choice->tile = make_tile(made.family, kernel, request->is_dw != 0, 0);
+  write_name(made.family, request->is_dw ? "matmul_dw" : "matmul",
+             math_name(request->dtype, request->allow_tf32 != 0), request->block_size,
+             choice->tile.batch_tile, choice->name, sizeof(choice->name));
+  return BSPARSE_OK;
 }
 
 size_t matmul_workspace(const bsparse_matmul_args* args) {
@@ -151,10 +192,9 @@ const char* kernel_name(const bsparse_matmul_args* args) {
   thread_local char name[64];
   Kernel kernel;
   if (find_planned_matmul(*args, &kernel) != BSPARSE_OK) return "none";
-  std::snprintf(name, sizeof(name), "%s_matmul<%s,%d,%d>",
-                is_sm90(args->plan.kernel) ? "sm90" : "sm80",
-                math_name(args->dtype, args->allow_tf32 != 0), args->block_size,
-                kernel.batch_tile);
+  write_name(static_cast<bsparse_kernel>(args->plan.kernel), "matmul",
+             math_name(args->dtype, args->allow_tf32 != 0), args->block_size, kernel.batch_tile,
+             name, sizeof(name));
   return name;
 }
 
@@ -176,6 +216,7 @@ constexpr bsparse_cuda_api kApi = {
     .layer_norm_grad = layer_norm_grad,
     .lstm_gates = lstm_gates,
     .lstm_gates_grad = lstm_gates_grad,
+    .explain = explain,
 };
 
 }  // namespace

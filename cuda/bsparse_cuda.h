@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 2
+#define BSPARSE_CUDA_API_VERSION 4
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -77,6 +77,36 @@ typedef struct {
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one
 } bsparse_tile;
+
+// Why a product is or is not computed by way of the dense matrix.
+typedef enum {
+  BSPARSE_SPARSE_IS_FASTER = 0,  // by the model (cost_model.cu)
+  BSPARSE_DENSE_IS_FASTER = 1,   // so it is; in what follows it would be, but
+  BSPARSE_DENSE_NEEDS_NO_GATE = 2,
+  BSPARSE_DENSE_NEEDS_CUBLAS = 3,
+  BSPARSE_DENSE_NEEDS_OTHER_BATCH = 4,  // of 1 to 2^31 - 1
+} bsparse_dense_reason;
+
+// Whether the Hopper families suit a product, or the first thing that keeps them from it.
+typedef enum {
+  BSPARSE_HOPPER_SUITS = 0,
+  BSPARSE_HOPPER_NEEDS_CAPABILITY_90 = 1,
+  BSPARSE_HOPPER_NEEDS_16_BIT = 2,
+  BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS = 3,
+  BSPARSE_HOPPER_NEEDS_NO_GATE = 4,
+  BSPARSE_HOPPER_NEEDS_ALIGNMENT = 5,
+  BSPARSE_HOPPER_NEEDS_OTHER_BATCH = 6,  // not empty; with features first a multiple of 8
+} bsparse_hopper_reason;
+
+// What get_tile would choose, and why: for people.
+typedef struct {
+  bsparse_tile tile;      // its ctas_per_sm is 0: only the device itself can tell
+  int32_t dense_reason;   // a bsparse_dense_reason
+  int32_t hopper_reason;  // a bsparse_hopper_reason
+  double sparse_seconds;  // by the cost model, of an H100
+  double dense_seconds;
+  char name[64];  // as kernel_name gives it
+} bsparse_choice;
 
 // Words of an entry in the table of a plan whose items have `columns` columns: a power of two.
 #ifdef __cplusplus
@@ -172,8 +202,10 @@ typedef struct {
   void* out;
 } bsparse_prepare_weights_args;
 
-// Layer norm over each of `segments` equal slices of the features:
-// y = (x - mean) * rstd * gain + bias, then relu if asked for; rstd = 1 / sqrt(variance + epsilon).
+// Layer norm over each of `segments` equal slices of the features: with
+// z = (x - mean) * rstd * gain + bias, rstd = 1 / sqrt(variance + epsilon), y is z, z * multiplier
+// or z + addend, then relu if asked for. An operand_stride above 1 means that only every such
+// feature, from the first on, has a multiplier or an addend.
 typedef struct {
   bsparse_dtype dtype;        // of x and y
   bsparse_dtype param_dtype;  // of gain and bias: `dtype`, or float32
@@ -181,40 +213,57 @@ typedef struct {
   int32_t relu;
   int64_t batch;
   int64_t features;
-  int64_t segments;  // a divisor of `features`
+  int64_t segments;        // a divisor of `features`
+  int64_t operand_stride;  // a divisor of `features`; 0 is 1
   float epsilon;
   const void* x;
   const void* gain;  // (features)
   const void* bias;  // (features)
-  void* y;
+  const void* multiplier;  // (batch, features / operand_stride), or null; features last, 1 segment
+  const void* addend;      // likewise; not both
+  void* y;      // or null: only the statistics are asked for; features last only
   float* mean;  // (segments, batch) or (batch, segments)
   float* rstd;
   void* workspace;  // device memory of at least layer_norm_workspace() bytes, 256-byte aligned
   size_t workspace_bytes;
 } bsparse_layer_norm_args;
 
+// What becomes of the sums over the batch, dgain and dbias.
+typedef enum {
+  BSPARSE_SUMS_IN_PARAM_DTYPE = 0,
+  BSPARSE_SUMS_IN_FLOAT32 = 1,
+  BSPARSE_SUMS_ADDED = 2,  // to the float32 numbers that are there
+} bsparse_sums;
+
 typedef struct {
   bsparse_dtype dtype;
   bsparse_dtype param_dtype;
   int32_t feature_axis;
   int32_t relu;
-  int64_t batch;  // 0 gives zeros for dgain and dbias
+  int32_t sums;   // a bsparse_sums
+  int64_t batch;  // 0 gives zeros for dgain and dbias, or adds none
   int64_t features;
   int64_t segments;
+  int64_t operand_stride;
   const void* dy;
   const void* x;
   const void* gain;
   const void* bias;
   const float* mean;  // as layer_norm wrote them
   const float* rstd;
+  const void* multiplier;  // as layer_norm got them
+  const void* addend;
   void* dx;
-  void* dgain;  // (features) in param_dtype
+  void* dz;        // like x: with a multiplier or an addend, else null
+  void* doperand;  // of the multiplier or the addend, shaped like it
+  void* dgain;     // (features) in param_dtype or float32
   void* dbias;
   void* workspace;
   size_t workspace_bytes;
 } bsparse_layer_norm_grad_args;
 
-// The pointwise part of an LSTM cell, with (i, f, g, o) = gates + bias:
+// The pointwise part of an LSTM cell, with (i, f, g, o) = gates + bias, or, where a layer norm of
+// four segments goes before it, (gates - mean) * rstd * gain + bias:
 // c_next = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(g), h = sigmoid(o) * tanh(c_next).
 typedef struct {
   bsparse_dtype dtype;       // of gates and h
@@ -227,12 +276,16 @@ typedef struct {
   const void* c;      // units features
   const void* gates;  // 4 * units features: i, f, g, o
   const void* bias;   // (4 * units) or null
+  const void* gain;   // (4 * units) in bias_dtype, or null; features last only, and with a bias
+  const float* mean;  // (batch, 4), with a gain
+  const float* rstd;
   void* c_next;       // of lstm_gates
   void* h;
-  const void* dc_next;  // of lstm_gates_grad
+  const void* dc_next;   // of lstm_gates_grad
   const void* dh;
-  void* dc;
-  void* dgates;
+  const void* dh_more;   // like dh, or null; the gradient of h is the sum of both
+  void* dc;              // may be dc_next
+  void* dgates;          // of the numbers before the bias is added: of what the norm gives
 } bsparse_lstm_gates_args;
 
 typedef struct {
@@ -259,6 +312,10 @@ typedef struct {
   bsparse_status (*layer_norm_grad)(const bsparse_layer_norm_grad_args* args, void* stream);
   bsparse_status (*lstm_gates)(const bsparse_lstm_gates_args* args, void* stream);
   bsparse_status (*lstm_gates_grad)(const bsparse_lstm_gates_args* args, void* stream);
+  // The choice of get_tile for a device, which need not be here. With `assume_cublas` it is taken
+  // to have cuBLAS, else this process is asked.
+  bsparse_status (*explain)(const bsparse_tile_request* request, const bsparse_device* device,
+                            int32_t assume_cublas, bsparse_choice* choice);
 } bsparse_cuda_api;
 
 // The table of this library, or null if it was built from another version of this header.

@@ -14,6 +14,8 @@ struct LayerNorm {
   const void* x;
   const void* gain;
   const void* bias;
+  const void* multiplier;
+  const void* addend;
   void* y;
   float* mean;
   float* rstd;
@@ -21,6 +23,7 @@ struct LayerNorm {
   int64_t batch;
   int64_t features;
   int64_t segments;
+  int64_t operand_stride;
   float epsilon;
   bool relu;
   bool float_params;
@@ -39,7 +42,7 @@ __device__ __forceinline__ float reciprocal_deviation(float variance, float epsi
 
 // ---- features last ----
 
-template <class Element, int kCount, int kCached>
+template <class Element, int kCount, int kCached, Operand kOperand>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     normalize_rows_kernel(const __grid_constant__ LayerNorm norm) {
   __shared__ Sums shared[32];
@@ -74,15 +77,30 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
       norm.mean[unit] = mean;
       norm.rstd[unit] = rstd;
     }
+    if (norm.y == nullptr) continue;
     auto* const y = static_cast<Element*>(norm.y) + unit * size;
+    const RowOperand<const Element> operand = {
+        static_cast<const Element*>(kOperand == Operand::kAddend ? norm.addend : norm.multiplier) +
+            unit * (size / norm.operand_stride),
+        static_cast<uint32_t>(norm.operand_stride)};
     const int64_t feature = unit % norm.segments * size;
     row.for_each([&](int64_t first, const float (&x)[kCount]) {
       float out[kCount], gains[kCount], biases[kCount];
       gain.load(feature + first, gains);
       bias.load(feature + first, biases);
+      if constexpr (kOperand == Operand::kNone) {
 #pragma unroll
-      for (int e = 0; e < kCount; ++e) {
-        out[e] = finish(norm, (x[e] - mean) * rstd, gains[e], biases[e]);
+        for (int e = 0; e < kCount; ++e) {
+          out[e] = finish(norm, (x[e] - mean) * rstd, gains[e], biases[e]);
+        }
+      } else {
+        operand.load(first, kOperand == Operand::kAddend ? 0.0f : 1.0f, out);
+#pragma unroll
+        for (int e = 0; e < kCount; ++e) {
+          const float z = fmaf((x[e] - mean) * rstd, gains[e], biases[e]);
+          out[e] = kOperand == Operand::kAddend ? z + out[e] : z * out[e];
+          if (norm.relu && out[e] < 0.0f) out[e] = 0.0f;
+        }
       }
       store_elements(out, y + first);
     });
@@ -92,14 +110,29 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
 template <class Element>
 cudaError_t normalize_rows(const LayerNorm& norm, cudaStream_t stream) {
   const int64_t size = norm.features / norm.segments;
-  const RowPolicy<Element> policy(size, is_aligned(norm.x, 16) && is_aligned(norm.y, 16) &&
-                                            is_aligned(norm.gain, 16) &&
-                                            is_aligned(norm.bias, 16));
+  bool aligned = true;
+  for (const void* pointer :
+       {norm.x, norm.gain, norm.bias, static_cast<const void*>(norm.y)}) {
+    aligned = aligned && is_aligned(pointer, 16);
+  }
+  if (norm.operand_stride == 1) {
+    aligned = aligned && is_aligned(norm.multiplier, 16) && is_aligned(norm.addend, 16);
+  }
+  const RowPolicy<Element> policy(size, aligned);
   const auto ctas =
       static_cast<unsigned>(std::min<int64_t>(norm.batch * norm.segments, kMaxRowCtas));
   with_row_policy(policy, [&](auto count, auto cached) {
-    normalize_rows_kernel<Element, decltype(count)::value, decltype(cached)::value>
-        <<<ctas, policy.threads, 0, stream>>>(norm);
+    constexpr int kCount = decltype(count)::value, kCached = decltype(cached)::value;
+    if (norm.multiplier != nullptr) {
+      normalize_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>
+          <<<ctas, policy.threads, 0, stream>>>(norm);
+    } else if (norm.addend != nullptr) {
+      normalize_rows_kernel<Element, kCount, kCached, Operand::kAddend>
+          <<<ctas, policy.threads, 0, stream>>>(norm);
+    } else {
+      normalize_rows_kernel<Element, kCount, kCached, Operand::kNone>
+          <<<ctas, policy.threads, 0, stream>>>(norm);
+    }
   });
   return cudaGetLastError();
 }
@@ -289,6 +322,8 @@ bsparse_status layer_norm(const bsparse_layer_norm_args* request, void* stream_p
   const LayerNorm norm = {args.x,
                           args.gain,
                           args.bias,
+                          args.multiplier,
+                          args.addend,
                           args.y,
                           args.mean,
                           args.rstd,
@@ -296,6 +331,7 @@ bsparse_status layer_norm(const bsparse_layer_norm_args* request, void* stream_p
                           args.batch,
                           args.features,
                           args.segments,
+                          std::max<int64_t>(args.operand_stride, 1),
                           args.epsilon,
                           args.relu != 0,
                           args.param_dtype == BSPARSE_FLOAT32};

@@ -159,6 +159,49 @@ void with_row_policy(const RowPolicy<Element>& policy, const Launch& launch) {
   }
 }
 
+// ---- what comes between a row's norm and relu ----
+
+enum class Operand { kNone, kMultiplier, kAddend };
+
+// A multiplier or an addend of a row: of every stride-th of its numbers from the first on.
+template <class Element>
+struct RowOperand {
+  Element* data;  // of the row
+  uint32_t stride;
+
+  // Of the kCount numbers from `first` on; `neutral` where there is none.
+  template <int kCount>
+  __device__ __forceinline__ void load(int64_t first, float neutral, float (&to)[kCount]) const {
+    if (stride == 1) return load_elements(data + first, to);
+    for_each<kCount>(first, [&](int e, uint32_t at, bool present) {
+      to[e] = present ? to_float(data[at]) : neutral;
+    });
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void store(int64_t first, const float (&from)[kCount]) const {
+    if (stride == 1) return store_elements(from, data + first);
+    for_each<kCount>(first, [&](int e, uint32_t at, bool present) {
+      if (present) data[at] = from_float<Element>(from[e]);
+    });
+  }
+
+ private:
+  template <int kCount, class F>
+  __device__ __forceinline__ void for_each(int64_t first, const F& f) const {
+    uint32_t at = static_cast<uint32_t>(first) / stride;
+    uint32_t rest = static_cast<uint32_t>(first) - at * stride;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      f(e, at, rest == 0);
+      if (++rest == stride) {
+        rest = 0;
+        ++at;
+      }
+    }
+  }
+};
+
 // ---- columns ----
 
 constexpr int kTileColumns = 64;

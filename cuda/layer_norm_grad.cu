@@ -3,6 +3,9 @@
 //
 //   dx = rstd * (g - mean(g) - normal * mean(g * normal))     means over a segment
 //   dgain = sum(dz * normal)     dbias = sum(dz)              sums over the batch
+//
+// Where the forward pass multiplied or added something before relu, dz is written down by the pass
+// that finds dx, and the sums are taken of that.
 
 #include "cuda/layer_norm.cuh"
 
@@ -21,7 +24,11 @@ struct LayerNormGrad {
   const void* bias;
   const float* mean;
   const float* rstd;
+  const void* multiplier;
+  const void* addend;
   void* dx;
+  void* dz;
+  void* doperand;
   void* dgain;
   void* dbias;
   Sums* partials;  // of tiles
@@ -29,8 +36,10 @@ struct LayerNormGrad {
   int64_t batch;
   int64_t features;
   int64_t segments;
+  int64_t operand_stride;
   bool relu;
   bool float_params;
+  bsparse_sums sums_kind;
 };
 
 // dy, or 0 where relu held y at 0: the sign is that which the forward kernel found.
@@ -46,7 +55,7 @@ __device__ __forceinline__ float combine(float g, float normal, float rstd, floa
 
 // ---- features last: dx by rows ----
 
-template <class Element, int kCount, int kCached>
+template <class Element, int kCount, int kCached, Operand kOperand>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     dx_rows_kernel(const __grid_constant__ LayerNormGrad grad) {
   __shared__ Sums shared[32];
@@ -60,16 +69,35 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
     const Share dy_row(static_cast<const Element*>(grad.dy) + unit * size, size);
     const float mean = grad.mean[unit], rstd = grad.rstd[unit];
     const int64_t feature = unit % grad.segments * size;
+    const auto stride = static_cast<uint32_t>(grad.operand_stride);
+    const int64_t operand_row = unit * (size / grad.operand_stride);
+    const RowOperand<const Element> operands = {
+        static_cast<const Element*>(kOperand == Operand::kAddend ? grad.addend : grad.multiplier) +
+            operand_row,
+        stride};
+    constexpr float kNeutral = kOperand == Operand::kAddend ? 0.0f : 1.0f;
+    // dz at `normal`, which is an addend's gradient, too; a multiplier's is put into `operand`.
+    const auto dz_of = [&](float dy, float normal, float gain, float bias, float& operand) {
+      if constexpr (kOperand == Operand::kNone) return before_relu(grad, dy, normal, gain, bias);
+      const float z = fmaf(normal, gain, bias);
+      const float out = kOperand == Operand::kAddend ? z + operand : z * operand;
+      const float dout = grad.relu && !(out > 0.0f) ? 0.0f : dy;
+      if constexpr (kOperand == Operand::kAddend) return dout;
+      const float dz = dout * operand;
+      operand = dout * z;
+      return dz;
+    };
     Sums sums = {0.0f, 0.0f};
     x_row.for_each_with(dy_row, [&](int64_t first, const float (&x)[kCount],
                                     const float (&dy)[kCount]) {
-      float gains[kCount], biases[kCount];
+      float gains[kCount], biases[kCount], operand[kCount] = {};
       gain.load(feature + first, gains);
       bias.load(feature + first, biases);
+      if constexpr (kOperand != Operand::kNone) operands.load(first, kNeutral, operand);
 #pragma unroll
       for (int e = 0; e < kCount; ++e) {
         const float normal = (x[e] - mean) * rstd;
-        const float g = before_relu(grad, dy[e], normal, gains[e], biases[e]) * gains[e];
+        const float g = dz_of(dy[e], normal, gains[e], biases[e], operand[e]) * gains[e];
         sums.a += g;
         sums.b = fmaf(g, normal, sums.b);
       }
@@ -79,14 +107,30 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
     auto* const dx = static_cast<Element*>(grad.dx) + unit * size;
     x_row.for_each_with(dy_row, [&](int64_t first, const float (&x)[kCount],
                                     const float (&dy)[kCount]) {
-      float out[kCount], gains[kCount], biases[kCount];
+      float out[kCount], gains[kCount], biases[kCount], operand[kCount] = {};
       gain.load(feature + first, gains);
       bias.load(feature + first, biases);
+      if constexpr (kOperand != Operand::kNone) operands.load(first, kNeutral, operand);
+      if constexpr (kOperand == Operand::kNone) {
 #pragma unroll
-      for (int e = 0; e < kCount; ++e) {
-        const float normal = (x[e] - mean) * rstd;
-        const float g = before_relu(grad, dy[e], normal, gains[e], biases[e]) * gains[e];
-        out[e] = combine(g, normal, rstd, mean_g, mean_g_normal);
+        for (int e = 0; e < kCount; ++e) {
+          const float normal = (x[e] - mean) * rstd;
+          const float dz = dz_of(dy[e], normal, gains[e], biases[e], operand[e]);
+          out[e] = combine(dz * gains[e], normal, rstd, mean_g, mean_g_normal);
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < kCount; ++e) {
+          out[e] = dz_of(dy[e], (x[e] - mean) * rstd, gains[e], biases[e], operand[e]);
+        }
+        store_elements(out, static_cast<Element*>(grad.dz) + unit * size + first);
+        const RowOperand<Element> doperand = {static_cast<Element*>(grad.doperand) + operand_row,
+                                              stride};
+        doperand.store(first, kOperand == Operand::kAddend ? out : operand);
+#pragma unroll
+        for (int e = 0; e < kCount; ++e) {
+          out[e] = combine(out[e] * gains[e], (x[e] - mean) * rstd, rstd, mean_g, mean_g_normal);
+        }
       }
       store_elements(out, dx + first);
     });
@@ -96,14 +140,31 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
 template <class Element>
 void dx_rows(const LayerNormGrad& grad, cudaStream_t stream) {
   const int64_t size = grad.features / grad.segments;
-  const RowPolicy<Element> policy(
-      size, is_aligned(grad.x, 16) && is_aligned(grad.dy, 16) && is_aligned(grad.dx, 16) &&
-                is_aligned(grad.gain, 16) && is_aligned(grad.bias, 16));
+  bool aligned = true;
+  for (const void* pointer :
+       {grad.x, grad.dy, grad.gain, grad.bias, static_cast<const void*>(grad.dx),
+        static_cast<const void*>(grad.dz)}) {
+    aligned = aligned && is_aligned(pointer, 16);
+  }
+  if (grad.operand_stride == 1) {
+    aligned = aligned && is_aligned(grad.multiplier, 16) && is_aligned(grad.addend, 16) &&
+              is_aligned(grad.doperand, 16);
+  }
+  const RowPolicy<Element> policy(size, aligned);
   const auto ctas =
       static_cast<unsigned>(std::min<int64_t>(grad.batch * grad.segments, kMaxRowCtas));
   with_row_policy(policy, [&](auto count, auto cached) {
-    dx_rows_kernel<Element, decltype(count)::value, decltype(cached)::value>
-        <<<ctas, policy.threads, 0, stream>>>(grad);
+    constexpr int kCount = decltype(count)::value, kCached = decltype(cached)::value;
+    if (grad.multiplier != nullptr) {
+      dx_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>
+          <<<ctas, policy.threads, 0, stream>>>(grad);
+    } else if (grad.addend != nullptr) {
+      dx_rows_kernel<Element, kCount, kCached, Operand::kAddend>
+          <<<ctas, policy.threads, 0, stream>>>(grad);
+    } else {
+      dx_rows_kernel<Element, kCount, kCached, Operand::kNone>
+          <<<ctas, policy.threads, 0, stream>>>(grad);
+    }
   });
 }
 
@@ -170,10 +231,34 @@ class ParamTerms {
   int64_t segment_[kPack];
 };
 
-template <class Element, int kPack, template <class, int> class Terms>
+struct StoreSums {
+  __device__ __forceinline__ void operator()(const LayerNormGrad& grad, int64_t at,
+                                             Sums sums) const {
+    grad.sums[at] = sums;
+  }
+};
+
+template <class Element>
+struct StoreParams {
+  __device__ __forceinline__ void operator()(const LayerNormGrad& grad, int64_t feature,
+                                             Sums sums) const {
+    if (grad.sums_kind == BSPARSE_SUMS_ADDED) {
+      static_cast<float*>(grad.dgain)[feature] += sums.a;
+      static_cast<float*>(grad.dbias)[feature] += sums.b;
+      return;
+    }
+    const bool wide = grad.float_params || grad.sums_kind == BSPARSE_SUMS_IN_FLOAT32;
+    MutableParameters<Element>{grad.dgain, wide}.store(feature, sums.a);
+    MutableParameters<Element>{grad.dbias, wide}.store(feature, sums.b);
+  }
+};
+
+// Of columns that are one chunk the sums are complete, and `store` gets them; else they are
+// partials.
+template <class Element, int kPack, template <class, int> class Terms, class Store>
 __global__ void __launch_bounds__(32 * kTileWarps)
     column_sums_kernel(const __grid_constant__ LayerNormGrad grad,
-                       const __grid_constant__ ColumnTiling tiling) {
+                       const __grid_constant__ ColumnTiling tiling, Store store) {
   __shared__ Sums shared[kTileWarps][kTileColumns];
   for (int64_t t = blockIdx.x; t < tiling.tiles(); t += gridDim.x) {
     const ColumnTile tile(tiling, t);
@@ -207,27 +292,15 @@ __global__ void __launch_bounds__(32 * kTileWarps)
         sums.a += shared[warp][local].a;
         sums.b += shared[warp][local].b;
       }
-      grad.partials[(tile.segment * tiling.chunks + tile.chunk) * tiling.columns + column] = sums;
+      if (tiling.chunks == 1) {
+        store(grad, tile.segment * tiling.columns + column, sums);
+      } else {
+        grad.partials[(tile.segment * tiling.chunks + tile.chunk) * tiling.columns + column] = sums;
+      }
     }
     __syncthreads();
   }
 }
-
-struct StoreSums {
-  __device__ __forceinline__ void operator()(const LayerNormGrad& grad, int64_t at,
-                                             Sums sums) const {
-    grad.sums[at] = sums;
-  }
-};
-
-template <class Element>
-struct StoreParams {
-  __device__ __forceinline__ void operator()(const LayerNormGrad& grad, int64_t feature,
-                                             Sums sums) const {
-    MutableParameters<Element>{grad.dgain, grad.float_params}.store(feature, sums.a);
-    MutableParameters<Element>{grad.dbias, grad.float_params}.store(feature, sums.b);
-  }
-};
 
 // Adds up the chunks of each column of each segment.
 template <class Store>
@@ -349,13 +422,19 @@ ColumnTiling tiling_of(const bsparse_layer_norm_grad_args& args) {
   return ColumnTiling(args.segments, args.features / args.segments, args.batch);
 }
 
+template <class Element, int kPack, template <class, int> class Terms, class Store>
+void column_sums(const LayerNormGrad& grad, const ColumnTiling& tiling, Store store,
+                 cudaStream_t stream) {
+  column_sums_kernel<Element, kPack, Terms>
+      <<<ctas_for(tiling.tiles()), tile_threads(), 0, stream>>>(grad, tiling, store);
+  if (tiling.chunks == 1) return;
+  merge_sums_kernel<<<merge_ctas(tiling), tile_threads(), 0, stream>>>(grad, tiling, store);
+}
+
 template <class Element, int kPack>
 void features_first(const LayerNormGrad& grad, const ColumnTiling& tiling, cudaStream_t stream) {
   if (grad.batch > 0) {
-    column_sums_kernel<Element, kPack, DxTerms>
-        <<<ctas_for(tiling.tiles()), tile_threads(), 0, stream>>>(grad, tiling);
-    merge_sums_kernel<<<merge_ctas(tiling), tile_threads(), 0, stream>>>(grad, tiling,
-                                                                         StoreSums());
+    column_sums<Element, kPack, DxTerms>(grad, tiling, StoreSums(), stream);
     dx_columns_kernel<Element, kPack>
         <<<ctas_for(tiling.tiles()), tile_threads(), 0, stream>>>(grad, tiling);
   }
@@ -366,10 +445,12 @@ void features_first(const LayerNormGrad& grad, const ColumnTiling& tiling, cudaS
 template <class Element, int kPack>
 void features_last(const LayerNormGrad& grad, const ColumnTiling& tiling, cudaStream_t stream) {
   if (grad.batch > 0) dx_rows<Element>(grad, stream);
-  column_sums_kernel<Element, kPack, ParamTerms>
-      <<<ctas_for(tiling.tiles()), tile_threads(), 0, stream>>>(grad, tiling);
-  merge_sums_kernel<<<merge_ctas(tiling), tile_threads(), 0, stream>>>(grad, tiling,
-                                                                       StoreParams<Element>());
+  LayerNormGrad params = grad;
+  if (grad.dz != nullptr) {
+    params.dy = grad.dz;
+    params.relu = false;
+  }
+  column_sums<Element, kPack, ParamTerms>(params, tiling, StoreParams<Element>(), stream);
 }
 
 template <class Element>
@@ -377,7 +458,8 @@ cudaError_t launch(const bsparse_layer_norm_grad_args& args, const LayerNormGrad
                    cudaStream_t stream) {
   const ColumnTiling tiling = tiling_of(args);
   bool pairs = tiling.columns % 2 == 0;
-  for (const void* pointer : {args.x, args.dy, static_cast<const void*>(args.dx)}) {
+  for (const void* pointer : {args.x, args.dy, static_cast<const void*>(args.dx),
+                              static_cast<const void*>(args.dz)}) {
     pairs = pairs && is_aligned(pointer, 2 * sizeof(Element));
   }
   pairs = pairs && is_aligned(args.mean, 8) && is_aligned(args.rstd, 8);
@@ -413,7 +495,11 @@ bsparse_status layer_norm_grad(const bsparse_layer_norm_grad_args* request,
                               args.bias,
                               args.mean,
                               args.rstd,
+                              args.multiplier,
+                              args.addend,
                               args.dx,
+                              args.dz,
+                              args.doperand,
                               args.dgain,
                               args.dbias,
                               partials,
@@ -421,8 +507,10 @@ bsparse_status layer_norm_grad(const bsparse_layer_norm_grad_args* request,
                               args.batch,
                               args.features,
                               args.segments,
+                              std::max<int64_t>(args.operand_stride, 1),
                               args.relu != 0,
-                              args.param_dtype == BSPARSE_FLOAT32};
+                              args.param_dtype == BSPARSE_FLOAT32,
+                              static_cast<bsparse_sums>(args.sums)};
   cudaError_t error = cudaErrorInvalidValue;
   switch (args.dtype) {
     case BSPARSE_FLOAT32:

@@ -46,10 +46,14 @@ struct LstmGates {
   const void* c;
   const void* gates;
   const void* bias;
+  const void* gain;
+  const float* mean;
+  const float* rstd;
   void* c_next;
   void* h;
   const void* dc_next;
   const void* dh;
+  const void* dh_more;
   void* dc;
   void* dgates;
   int64_t rows;
@@ -66,6 +70,20 @@ struct Cell {
   float c[kCount], c_next[kCount], tanh_c[kCount];
 };
 
+// One gate's numbers j ... of a row, normalised as the kernels of layer norm do it.
+template <class Element, int kCount>
+__device__ __forceinline__ void normalize(const LstmGates& args, int64_t row, int gate, int64_t j,
+                                          float (&values)[kCount]) {
+  const float mean = args.mean[row * 4 + gate], rstd = args.rstd[row * 4 + gate];
+  float gains[kCount], biases[kCount];
+  Parameters<Element>{args.gain, args.float_bias}.load(gate * args.units + j, gains);
+  Parameters<Element>{args.bias, args.float_bias}.load(gate * args.units + j, biases);
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    values[e] = fmaf((values[e] - mean) * rstd, gains[e], biases[e]);
+  }
+}
+
 // The cells at numbers j ... of a row.
 template <class Element, class CellElement, int kCount>
 __device__ __forceinline__ void compute(const LstmGates& args, int64_t row, int64_t j,
@@ -77,7 +95,12 @@ __device__ __forceinline__ void compute(const LstmGates& args, int64_t row, int6
   load_elements(gates + 2 * args.row_size, cell.g);
   load_elements(gates + 3 * args.row_size, cell.o);
   load_elements(static_cast<const CellElement*>(args.c) + row * args.row_size + j, cell.c);
-  if (args.bias != nullptr) {
+  if (args.gain != nullptr) {
+    normalize<Element>(args, row, 0, j, cell.i);
+    normalize<Element>(args, row, 1, j, cell.f);
+    normalize<Element>(args, row, 2, j, cell.g);
+    normalize<Element>(args, row, 3, j, cell.o);
+  } else if (args.bias != nullptr) {
     const Parameters<Element> bias = {args.bias, args.float_bias};
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
@@ -135,6 +158,12 @@ __global__ void __launch_bounds__(kThreads)
     float dc_next[kCount], dh[kCount], dc[kCount], di[kCount], df[kCount], dg[kCount], do_[kCount];
     load_elements(static_cast<const CellElement*>(args.dc_next) + at, dc_next);
     load_elements(static_cast<const Element*>(args.dh) + at, dh);
+    if (args.dh_more != nullptr) {
+      float more[kCount];
+      load_elements(static_cast<const Element*>(args.dh_more) + at, more);
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) dh[e] += more[e];
+    }
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
       const float i = cell.i[e], f = cell.f[e], g = cell.g[e], o = cell.o[e];
@@ -174,13 +203,16 @@ cudaError_t launch(const LstmGates& args, bool backward, cudaStream_t stream) {
 template <class Element, class CellElement>
 cudaError_t launch(const LstmGates& args, bool backward, cudaStream_t stream) {
   bool aligned = args.row_size % kVector == 0;
-  for (const void* pointer : {args.gates, args.dh, static_cast<const void*>(args.h),
+  for (const void* pointer : {args.gates, args.dh, args.dh_more, static_cast<const void*>(args.h),
                               static_cast<const void*>(args.dgates)}) {
     aligned = aligned && is_aligned(pointer, kVector * sizeof(Element));
   }
   for (const void* pointer : {args.c, args.dc_next, static_cast<const void*>(args.c_next),
                               static_cast<const void*>(args.dc)}) {
     aligned = aligned && is_aligned(pointer, kVector * sizeof(CellElement));
+  }
+  if (args.gain != nullptr) {
+    aligned = aligned && is_aligned(args.gain, 16) && is_aligned(args.bias, 16);
   }
   return aligned ? launch<Element, CellElement, kVector>(args, backward, stream)
                  : launch<Element, CellElement, 1>(args, backward, stream);
@@ -217,6 +249,17 @@ bsparse_status check(const bsparse_lstm_gates_args& args, bool backward) {
   if (args.bias != nullptr) {
     RETURN_IF_FAILED(check_pointer("bias", args.bias, element_size(args.bias_dtype)));
   }
+  if (args.gain != nullptr) {
+    if (args.feature_axis != 1 || args.bias == nullptr) {
+      return fail(BSPARSE_INVALID_ARGUMENT,
+                  "gain: expected features last and a bias; feature_axis is %d",
+                  static_cast<int>(args.feature_axis));
+    }
+    RETURN_IF_FAILED(check_pointer("gain", args.gain, element_size(args.bias_dtype)));
+    RETURN_IF_FAILED(check_pointer("mean", args.mean, sizeof(float)));
+    RETURN_IF_FAILED(check_pointer("rstd", args.rstd, sizeof(float)));
+  }
+  if (args.dh_more != nullptr) RETURN_IF_FAILED(check_pointer("dh_more", args.dh_more, size));
   if (!backward) {
     RETURN_IF_FAILED(check_pointer("c_next", args.c_next, cell_size));
     return check_pointer("h", args.h, size);
@@ -235,9 +278,13 @@ bsparse_status run(const bsparse_lstm_gates_args& request, bool backward, void* 
   args.c = request.c;
   args.gates = request.gates;
   args.bias = request.bias;
+  args.gain = request.gain;
+  args.mean = request.mean;
+  args.rstd = request.rstd;
   if (backward) {
     args.dc_next = request.dc_next;
     args.dh = request.dh;
+    args.dh_more = request.dh_more;
     args.dc = request.dc;
     args.dgates = request.dgates;
   } else {

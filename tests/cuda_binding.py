@@ -16,10 +16,11 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 2
+API_VERSION = 4
 DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
+SUMS_ADDED = 2
 SM80, SM80_SMALL, SM90, SM90_SMALL, SM90_PAIR, DENSE = range(6)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
@@ -39,6 +40,14 @@ class TileRequest(ctypes.Structure):
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "batch_tile", "ctas_per_sm", "columns", "shared_columns")]
+
+
+class Choice(ctypes.Structure):
+    """bsparse_choice"""
+
+    _fields_ = [("tile", Tile), ("dense_reason", _int), ("hopper_reason", _int),
+                ("sparse_seconds", ctypes.c_double), ("dense_seconds", ctypes.c_double),
+                ("name", ctypes.c_char * 64)]
 
 
 class MatmulPlan(ctypes.Structure):
@@ -78,18 +87,19 @@ class PrepareWeightsArgs(ctypes.Structure):
 
 class LayerNormArgs(ctypes.Structure):
     _fields_ = [(name, _int) for name in ("dtype", "param_dtype", "feature_axis", "relu")]
-    _fields_ += [(name, _long) for name in ("batch", "features", "segments")]
+    _fields_ += [(name, _long) for name in ("batch", "features", "segments", "operand_stride")]
     _fields_ += [("epsilon", ctypes.c_float)]
     _fields_ += [(name, _pointer) for name in
-                 ("x", "gain", "bias", "y", "mean", "rstd", "workspace")]
+                 ("x", "gain", "bias", "multiplier", "addend", "y", "mean", "rstd", "workspace")]
     _fields_ += [("workspace_bytes", _size)]
 
 
 class LayerNormGradArgs(ctypes.Structure):
-    _fields_ = [(name, _int) for name in ("dtype", "param_dtype", "feature_axis", "relu")]
-    _fields_ += [(name, _long) for name in ("batch", "features", "segments")]
+    _fields_ = [(name, _int) for name in ("dtype", "param_dtype", "feature_axis", "relu", "sums")]
+    _fields_ += [(name, _long) for name in ("batch", "features", "segments", "operand_stride")]
     _fields_ += [(name, _pointer) for name in
-                 ("dy", "x", "gain", "bias", "mean", "rstd", "dx", "dgain", "dbias", "workspace")]
+                 ("dy", "x", "gain", "bias", "mean", "rstd", "multiplier", "addend", "dx", "dz",
+                  "doperand", "dgain", "dbias", "workspace")]
     _fields_ += [("workspace_bytes", _size)]
 
 
@@ -97,7 +107,8 @@ class LstmGatesArgs(ctypes.Structure):
     _fields_ = [(name, _int) for name in ("dtype", "cell_dtype", "bias_dtype", "feature_axis")]
     _fields_ += [("forget_bias", ctypes.c_float), ("batch", _long), ("units", _long)]
     _fields_ += [(name, _pointer) for name in
-                 ("c", "gates", "bias", "c_next", "h", "dc_next", "dh", "dc", "dgates")]
+                 ("c", "gates", "bias", "gain", "mean", "rstd", "c_next", "h", "dc_next", "dh",
+                  "dh_more", "dc", "dgates")]
 
 
 _status = ctypes.c_int
@@ -128,6 +139,8 @@ class Api(ctypes.Structure):
          ctypes.CFUNCTYPE(_status, ctypes.POINTER(LayerNormGradArgs), _pointer)),
         ("lstm_gates", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LstmGatesArgs), _pointer)),
         ("lstm_gates_grad", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LstmGatesArgs), _pointer)),
+        ("explain", ctypes.CFUNCTYPE(_status, ctypes.POINTER(TileRequest),
+                                     ctypes.POINTER(Device), _int, ctypes.POINTER(Choice))),
     ]
 
 
@@ -342,14 +355,28 @@ class Kernels:
         self._check(self.api.get_device(ctypes.byref(device)))
         return device
 
-    def tile(self, dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False,
-             aligned=True, blocks=(1, 1), density=0.0):
+    @staticmethod
+    def request(dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False, aligned=True,
+                blocks=(1, 1), density=0.0):
+        return TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw,
+                           dtype == "tf32", gated, aligned, density, batch)
+
+    def tile_of(self, request):
         device, tile = self.device(), Tile()
-        request = TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw, dtype == "tf32",
-                              gated, aligned, density, batch)
         self._check(self.api.get_tile(ctypes.byref(request), ctypes.byref(device),
                                       ctypes.byref(tile)))
         return tile
+
+    def tile(self, *args, **kwargs):
+        """What `request` takes."""
+        return self.tile_of(self.request(*args, **kwargs))
+
+    def explain(self, request, device=None, assume_cublas=False):
+        """A Choice, for the current device or for one that need not be here."""
+        device, choice = device or self.device(), Choice()
+        self._check(self.api.explain(ctypes.byref(request), ctypes.byref(device),
+                                     int(assume_cublas), ctypes.byref(choice)))
+        return choice
 
     def prepare_matmul(self, dtype, block_size, feature_axis, layout_shape, plan, x, w, y,
                        transpose=False, gate=None, bias=None, activation="none", batch=None):

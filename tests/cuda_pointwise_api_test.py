@@ -278,6 +278,110 @@ def test_bad_layer_norm_arguments(api):
     assert "workspace_bytes" in api.last_error().decode()
 
 
+# ---- layer norm with something between it and relu ----
+
+
+def check_layer_norm_with_operand(api, dtype, kind, features, batch, relu, wide, stride, offset=0):
+    """kind: "multiplier" or "addend". The sums are added to what is there."""
+    rng = np.random.default_rng(features + batch)
+    many = max(batch, MANY)
+    stored = "float32" if wide else dtype
+    x, dy = (random(rng, (many, features), dtype) for _ in range(2))
+    operand = random(rng, (many, features // stride), dtype)
+    gain = random(rng, (features,), stored, 0.3, 1.0)
+    bias = random(rng, (features,), stored, 0.3)
+
+    def before_relu(x, gain, bias, operand):
+        z = layer_norm_reference(x, gain, bias, 1, 1, False).reshape(len(x), -1, stride)
+        first = z[..., 0] * operand if kind == "multiplier" else z[..., 0] + operand
+        return torch.cat([first[..., None], z[..., 1:]], -1).reshape(x.shape)
+
+    def reference(x, dy, operand, precision):
+        def function(*operands):
+            y = before_relu(*operands)
+            return torch.relu(y) if relu else y
+
+        y, dx, dgain, dbias, doperand = reference_gradients(
+            function, [x, gain, bias, operand], [dy], precision)
+        return dict(y=y, dx=dx, doperand=doperand)
+
+    near = before_relu(*(t.double() for t in (x, gain, bias, operand))).abs() < 0.02
+    dy = torch.where(near, torch.zeros_like(dy), dy)
+    few = [torch.empty(t[:batch].numel() + offset, dtype=t.dtype, device="cuda")[offset:]
+           .view(batch, -1).copy_(t[:batch]) for t in (x, dy, operand)]
+    call = LayerNormCall(api, few[0], few[1], gain, bias, 1, 1, relu, offset)
+    dz = Output((batch, features), dtype, offset)
+    doperand = Output((batch, features // stride), dtype, offset)
+    sums = [torch.full((features,), value, device="cuda") for value in (3.0, -5.0)]
+    for args in (call.forward_args, call.backward_args):
+        setattr(args, kind, few[2].data_ptr())
+        args.operand_stride = stride
+    back = call.backward_args
+    back.sums, back.dz, back.doperand = cuda.SUMS_ADDED, dz.data_ptr(), doperand.data_ptr()
+    back.dgain, back.dbias = (total.data_ptr() for total in sums)
+    check(api, api.layer_norm(ctypes.byref(call.forward_args), stream()))
+    check(api, api.layer_norm_grad(ctypes.byref(back), stream()))
+    torch.cuda.synchronize()
+    results = dict(y=call.outputs["y"].checked(), dx=call.outputs["dx"].checked(),
+                   doperand=doperand.checked())
+    truth, dense = (reference(*few, precision) for precision in (torch.float64, torch.float32))
+    lots = [reference(x, dy, operand, precision) for precision in (torch.float64, torch.float32)]
+    for name, result in results.items():
+        assert_as_accurate(result, truth[name], dense[name],
+                           FORWARD if name == "y" else BACKWARD, name,
+                           (lots[0][name], lots[1][name]))
+    # The sums are of dz as it was rounded.
+    dz = dz.checked().double()
+    ones, zeros = torch.ones_like(gain).double(), torch.zeros_like(gain).double()
+    normal = layer_norm_reference(few[0].double(), ones, zeros, 1, 1, False)
+    for total, terms, begin in ((sums[0], dz * normal, 3), (sums[1], dz, -5)):
+        limit = 4e-6 * (terms.abs().sum(0).max() + 5)
+        assert float((total.double() - begin - terms.sum(0)).abs().max()) <= limit
+
+
+@pytest.mark.parametrize("kind", ["multiplier", "addend"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm_with_an_operand(api, dtype, kind):
+    wide = dtype != "float32"
+    for features, batch, relu, stride, offset in (
+            (64, 16, False, 1, 0), (257, 33, True, 1, 0), (2048, 1, True, 4, 0),
+            (512, 34, True, 2, 3), (512, 34, True, 1, 3), (270, 5, False, 3, 0),
+            (960, 12, True, 12, 0), (18432, 128, kind == "addend", 4, 0), (40000, 3, True, 5, 0)):
+        check_layer_norm_with_operand(api, dtype, kind, features, batch, relu, wide, stride, offset)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm_of_which_only_the_statistics_are_asked_for(api, dtype):
+    x = random(np.random.default_rng(0), (33, 1024), dtype)
+    gain = torch.ones(1024, device="cuda", dtype=x.dtype)
+    whole = LayerNormCall(api, x, x, gain, gain, 1, 4, False)
+    whole.run()
+    call = LayerNormCall(api, x, x, gain, gain, 1, 4, False)
+    call.forward_args.y = None
+    check(api, api.layer_norm(ctypes.byref(call.forward_args), stream()))
+    torch.cuda.synchronize()
+    for name in ("mean", "rstd"):
+        assert torch.equal(call.outputs[name].checked(), whole.outputs[name].checked())
+
+
+def test_bad_operands_of_a_layer_norm(api):
+    x, gain = torch.ones(4, 8, device="cuda"), torch.ones(8, device="cuda")
+    pointer = x.data_ptr()
+    for axis, change, message in (
+            (0, dict(multiplier=pointer), "expected features last"),
+            (1, dict(multiplier=pointer, addend=pointer), "only one of multiplier and addend"),
+            (1, dict(multiplier=pointer), "expected dz and doperand with a multiplier"),
+            (1, dict(dz=pointer), "expected dz and doperand with a multiplier"),
+            (1, dict(addend=pointer, operand_stride=3), "operand_stride is 3; expected a divisor"),
+            (1, dict(sums=3), "sums is 3")):
+        call = LayerNormCall(api, x, x, gain, gain, axis, 1, False)
+        for name, value in change.items():
+            setattr(call.backward_args, name, value)
+        assert (api.layer_norm_grad(ctypes.byref(call.backward_args), stream())
+                == cuda.INVALID_ARGUMENT)
+        assert message in api.last_error().decode()
+
+
 # ---- LSTM gates ----
 
 
@@ -347,6 +451,49 @@ def test_lstm_gates(api, dtype, axis):
             ((32, 16), (64, 128), (33, 7), (1, 1), (600, 3), (7, 300)), wides):
         check_lstm(api, dtype, axis, units, batch, wide, has_bias=units % 2 == 0, wide_bias=wide)
     check_lstm(api, dtype, axis, 18432, 128, scale=1.0, forget_bias=0.0)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalised_lstm_gates(api, dtype, wide):
+    """As a layer norm of four segments and then the gates; dh in two parts, dc in place."""
+    if wide and dtype == "float32":
+        pytest.skip("float32 has no wider parameters")
+    names = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+    for units, batch in ((32, 16), (33, 7), (18432, 3)):
+        rng = np.random.default_rng(units)
+        stored = "float32" if wide else dtype
+        c, dc_next = (random(rng, (batch, units), "float32") for _ in range(2))
+        gates = random(rng, (batch, 4 * units), dtype, 2.0, 0.5)
+        halves = [random(rng, (batch, units), dtype) for _ in range(2)]
+        gain = random(rng, (4 * units,), stored, 0.3, 1.0)
+        bias = random(rng, (4 * units,), stored, 0.3)
+        norm = LayerNormCall(api, gates, gates, gain, bias, 1, 4, False)
+        check(api, api.layer_norm(ctypes.byref(norm.forward_args), stream()))
+        c_next, h = Output(c.shape, "float32"), Output(c.shape, dtype)
+        dgates, dc = Output(gates.shape, dtype), dc_next.clone()
+        args = cuda.LstmGatesArgs(
+            dtype=names[gates.dtype], cell_dtype=0, bias_dtype=names[gain.dtype], feature_axis=1,
+            batch=batch, units=units, c=c.data_ptr(), gates=gates.data_ptr(), bias=bias.data_ptr(),
+            gain=gain.data_ptr(), mean=norm.outputs["mean"].data_ptr(),
+            rstd=norm.outputs["rstd"].data_ptr(), c_next=c_next.data_ptr(), h=h.data_ptr(),
+            dc_next=dc.data_ptr(), dh=halves[0].data_ptr(), dh_more=halves[1].data_ptr(),
+            dc=dc.data_ptr(), dgates=dgates.data_ptr())
+        check(api, api.lstm_gates(ctypes.byref(args), stream()))
+        check(api, api.lstm_gates_grad(ctypes.byref(args), stream()))
+        torch.cuda.synchronize()
+        results = [c_next.checked(), h.checked(), dc, dgates.checked()]
+
+        def reference(precision):
+            z = layer_norm_reference(gates.to(precision), gain.to(precision), bias.to(precision),
+                                     1, 4, False)
+            dh = halves[0].to(precision) + halves[1].to(precision)
+            return reference_gradients(
+                lambda c, z: lstm_reference(c, z, None, 1, 0.0), [c, z], [dc_next, dh], precision)
+
+        truth, dense = (reference(precision) for precision in (torch.float64, torch.float32))
+        for i, name in enumerate(("c_next", "h", "dc", "dgates")):
+            assert_as_accurate(results[i], truth[i], dense[i], FORWARD if i < 2 else BACKWARD, name)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -132,6 +132,31 @@ def test_accuracy(policy, options):
                                     problems.BACKWARD, name)
 
 
+@pytest.mark.parametrize("options, kind", [
+    ({}, "Bsparse>SmallWorldLstm"), ({"recompute": True}, "Bsparse>SmallWorldLstm"),
+    ({"update_dropout": 0.1}, "While"), ({"layout": "dense"}, "While"), ({"masked": True}, "While"),
+])
+def test_one_op_for_the_sequence_where_it_can_be(options, kind):
+    """And with a mask that hides nothing, step by step, the same numbers."""
+    options = dict(options)
+    masked = options.pop("masked", False)
+    layer = built(dtype="float32", **options)
+    x = tf.constant(normal(3, T, F))
+    mask = tf.ones((3, T), tf.bool) if masked else None
+
+    @tf.function(autograph=False)
+    def run(x):
+        return layer(x, mask=mask, training=True)
+
+    graph = run.get_concrete_function(x).graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    assert any(kind in node.op for node in nodes)
+    if masked:
+        for one, other in zip(run(x), layer(x, training=True)):
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+
 # As a Keras layer.
 
 

@@ -27,6 +27,22 @@ class RecurrentCell(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def run(self, x, state, mask, training, recompute):
+        """All steps of a sequence.
+
+        Args:
+          x: [T, N, features].
+          state: (h, c) [N, units] before the first step, in the dtypes of `unroll`'s state.
+          mask: bool [T, N, 1] or None.
+          training: whether to drop out.
+          recompute: as for `unroll`.
+
+        Returns:
+          (h after every step [T, N, units], (h, c) after the last step).
+        """
+        prepared = self.prepare(x, state, mask, training)
+        return unroll(*prepared, state, recompute=recompute)
+
     def output(self, h):
         """What the layer shows of h."""
         return h
@@ -117,13 +133,10 @@ class RecurrentLayer(keras.layers.RNN):
             x = tf.reverse(x, [0])
             mask = None if mask is None else tf.reverse(mask, [0])
         h, c = initial_state
-        prepared = self.cell.prepare(x, initial_state, mask, training)
+        state = h, tf.cast(c, _cell_dtype(c.dtype))
         # Without training, a gradient is the exception: the states are enough to keep for it.
-        hidden, (h, c) = unroll(
-            *prepared,
-            (h, tf.cast(c, _cell_dtype(c.dtype))),
-            recompute=self.recompute or not training,
-        )
+        recompute = self.recompute or not training
+        hidden, (h, c) = self.cell.run(x, state, mask, training, recompute)
         shown = slice(None) if self.return_sequences else slice(-1, None)
         outputs = self.cell.output(hidden[shown])
         if mask is not None:

@@ -21,6 +21,7 @@ from bsparse_tf.layer_normalization import layer_norm
 from bsparse_tf.matmul import BlocksparseMatMul
 from bsparse_tf.recurrent import cells
 from bsparse_tf.recurrent.linear import BlockSparseLinear, DenseLinear
+from bsparse_tf.recurrent.small_world import small_world_lstm
 from bsparse_tf.sparse_proj import SparseProj
 
 
@@ -167,12 +168,7 @@ class SmallWorldLSTMCell(RecurrentCell):
         self.norms.append((gain, bias))
 
     def prepare(self, x, state, mask, training):
-        tensors = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
-        norms = [[tf.convert_to_tensor(p) for p in pair] for pair in self.norms]
-        m, a = (
-            layer_norm(tf.matmul(x, kernel), *norm, axis=1, epsilon=self.epsilon)
-            for kernel, norm in zip(tensors[:2], norms)
-        )
+        (m, a), weights, norms = self._tensors(x)
         # Spread over all units once a sequence, not at every step.
         every = tf.ones(tf.concat([tf.shape(m)[:-1], [self.units]], 0), m.dtype)
         inputs = [self._project.scatter_mul(every, m), self._project.scatter(a)]
@@ -182,9 +178,30 @@ class SmallWorldLSTMCell(RecurrentCell):
             epsilon=self.epsilon,
             dropout=self._dropout(state[0]) if training and self.update_dropout else None,
         )
-        parameters = [parameter for norm in norms[2:] for parameter in norm]
+        parameters = [parameter for norm in norms for parameter in norm]
         inputs += [] if mask is None else [mask]
-        return step, self._linears, tensors[2:], inputs, parameters
+        return step, self._linears, weights, inputs, parameters
+
+    def run(self, x, state, mask, training, recompute):
+        dense = None in self._maps
+        if dense or mask is not None or (training and self.update_dropout):
+            return super().run(x, state, mask, training, recompute)
+        (m, a), weights, norms = self._tensors(x)
+        matmuls = [linear.matmul for linear in self._linears]
+        hidden, h, c = small_world_lstm(
+            matmuls, weights, norms, m, a, *state, epsilon=self.epsilon, recompute=recompute
+        )
+        return hidden, (h, c)
+
+    def _tensors(self, x):
+        """((m, a) of all steps and every stride-th unit; the recurrent weights; their norms)."""
+        kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
+        norms = [[tf.convert_to_tensor(p) for p in pair] for pair in self.norms]
+        inputs = [
+            layer_norm(tf.matmul(x, kernel), *norm, axis=1, epsilon=self.epsilon)
+            for kernel, norm in zip(kernels[:2], norms)
+        ]
+        return inputs, kernels[2:], norms[2:]
 
     def _dropout(self, h):
         """A function of the step that gives its mask: the same when it is asked again."""

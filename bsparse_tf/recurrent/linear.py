@@ -14,27 +14,27 @@ class BlockSparseLinear:
 
     def __init__(self, matmul):
         self.inputs, self.outputs = matmul.C, matmul.K
-        self._matmul = matmul
+        self.matmul = matmul
 
     def prepare(self, w, dtype):
         """`w` as the products of one sequence take it: rounded once, not at every step."""
         return tf.cast(w, dtype)
 
     def product(self, x, prepared):
-        return self._matmul(x, prepared)
+        return self.matmul(x, prepared)
 
     def transposed(self, dy, prepared):
-        return self._matmul.transpose_matmul(dy, prepared)
+        return self.matmul.transpose_matmul(dy, prepared)
 
     def weight_gradient(self, x, dy, dtype):
         """x^T dy on the stored blocks, over all leading dimensions, in `dtype`."""
         return ops.matmul_dw(
             x,
             dy,
-            self._matmul.coords,
-            block_size=self._matmul.block_size,
-            in_blocks=self._matmul.CB,
-            out_blocks=self._matmul.KB,
+            self.matmul.coords,
+            block_size=self.matmul.block_size,
+            in_blocks=self.matmul.CB,
+            out_blocks=self.matmul.KB,
             out_type=dtype,
         )
 

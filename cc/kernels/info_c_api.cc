@@ -1,5 +1,9 @@
-// Names of the kernels that would run, for `python -m bsparse_tf info`, which calls these by ctypes.
+// The kernels that would run and why, for `python -m bsparse_tf info` and bsparse_tf/choice.py,
+// which call these by ctypes.
+#include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <string>
 
 #include "cc/cpu/matmul.h"
 #include "cc/kernels/cuda_library.h"
@@ -41,6 +45,28 @@ BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_
   args.batch = batch;
   args.plan.kernel = tile.kernel;
   return cuda->kernel_name(&args);
+}
+
+// What the CUDA library would choose for a product and why. On *device, taken to have cuBLAS; or if
+// its compute_capability is 0 on the current GPU, which *device then tells, and the tile is whole.
+// Returns a bsparse_status; if not 0 then `error` holds a sentence.
+BSPARSE_INFO_EXPORT int32_t bsparse_explain(const bsparse_tile_request* request,
+                                            bsparse_device* device, bsparse_choice* choice,
+                                            char* error, size_t error_size) {
+  std::string why;
+  const bsparse_cuda_api* cuda = bsparse::CudaLibrary(&why);
+  bsparse_status status = BSPARSE_UNSUPPORTED;
+  if (cuda != nullptr) {
+    const bool current = device->compute_capability == 0;
+    status = current ? cuda->get_device(device) : BSPARSE_OK;
+    if (status == BSPARSE_OK) {
+      status = cuda->explain(request, device, /*assume_cublas=*/!current, choice);
+    }
+    if (status == BSPARSE_OK && current) status = cuda->get_tile(request, device, &choice->tile);
+    if (status != BSPARSE_OK) why = cuda->last_error();
+  }
+  if (status != BSPARSE_OK) std::snprintf(error, error_size, "%s", why.c_str());
+  return status;
 }
 
 }  // extern "C"

@@ -8,6 +8,10 @@
 //   matmul     CUDA      x, w, [gate], [bias], tables       y, [scratch]
 //   matmul_dw  Host      x, dy, [gate]                      dw
 //   matmul_dw  CUDA      x, dy, [gate], tables              dw, [scratch]
+//   small_world, small_world_grad
+//              Host      the op's inputs but for coords     the op's outputs
+//   small_world, small_world_grad
+//              CUDA      the same, tables                   the op's outputs, scratch
 //
 // On the CPU the layout travels as an attribute: XLA hands it to the handler once per executable
 // (FFI's instantiate stage), which looks its plans up and keeps them, so a call neither hashes nor
@@ -28,6 +32,8 @@ namespace bsparse::xla_calls {
 
 inline constexpr char kMatmulTarget[] = "bsparse_matmul";
 inline constexpr char kMatmulDwTarget[] = "bsparse_matmul_dw";
+inline constexpr char kSmallWorldTarget[] = "bsparse_small_world";
+inline constexpr char kSmallWorldGradTarget[] = "bsparse_small_world_grad";
 inline constexpr char kCoords[] = "coords";  // attribute of calls on the CPU: int32 (blocks * 2)
 
 // Visit() names every attribute of a call once, for the writer and the reader alike.
@@ -131,6 +137,43 @@ struct MatmulDwGpu {
     visitor("blocks_offset", self.blocks_offset);
   }
 };
+
+// Bsparse>SmallWorldLstm and its gradient.
+struct SmallWorld {
+  DType dtype = DType::kFloat32;
+  DType cell_dtype = DType::kFloat32;
+  DType param_dtype = DType::kFloat32;
+  int32_t block_size = 0;
+  int32_t products = 0;
+  int32_t kept = 0;
+  int32_t stride = 1;
+  int64_t steps = 0;
+  int64_t batch = 0;
+  int64_t units = 0;
+  float epsilon = 0;
+
+  template <typename Self, typename Visitor>
+  static void Visit(Self& self, Visitor& visitor) {
+    visitor("dtype", self.dtype);
+    visitor("cell_dtype", self.cell_dtype);
+    visitor("param_dtype", self.param_dtype);
+    visitor("block_size", self.block_size);
+    visitor("products", self.products);
+    visitor("kept", self.kept);
+    visitor("stride", self.stride);
+    visitor("steps", self.steps);
+    visitor("batch", self.batch);
+    visitor("units", self.units);
+    visitor("epsilon", self.epsilon);
+  }
+};
+
+// Of the plan of one product: the numbers of a MatmulGpu, and where the plan's tables begin.
+inline constexpr int kSmallWorldPlanNumbers = 11;
+inline constexpr char kSmallWorldForward[] = "forward";        // attributes on a GPU: int32 numbers
+inline constexpr char kSmallWorldTransposed[] = "transposed";  // of the plans, one after the other
+inline constexpr char kSmallWorldAllowTf32[] = "allow_tf32";
+inline constexpr char kSmallWorldBlocks[] = "blocks";  // on the CPU: stored blocks of each product
 
 }  // namespace bsparse::xla_calls
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -31,6 +32,10 @@ class AttributeWriter {
   }
   void operator()(absl::string_view name, int64_t value) {
     Add(name, absl::StrCat(value, " : i64"));
+  }
+  void operator()(absl::string_view name, float value) {
+    // Nine digits tell all float32 numbers apart.
+    Add(name, absl::StrFormat("%.8e : f32", value));
   }
   template <typename Enum, std::enable_if_t<std::is_enum_v<Enum>, int> = 0>
   void operator()(absl::string_view name, Enum value) {

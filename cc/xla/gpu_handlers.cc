@@ -9,6 +9,7 @@
 #include "cc/kernels/gpu_launch.h"
 #include "cc/xla/calls.h"
 #include "cc/xla/gpu_args.h"
+#include "cc/xla/gpu_error.h"
 #include "cc/xla/handler_util.h"
 #include "cuda/bsparse_cuda.h"
 #include "xla/ffi/api/ffi.h"
@@ -17,20 +18,6 @@ namespace bsparse {
 namespace {
 
 namespace ffi = xla::ffi;
-
-ffi::Error ToError(const GpuStatus& status) {
-  switch (status.code) {
-    case BSPARSE_OK:
-      return ffi::Error::Success();
-    case BSPARSE_INVALID_ARGUMENT:
-      return ffi::Error::InvalidArgument(status.message);
-    case BSPARSE_UNSUPPORTED:
-      return ffi::Error(ffi::ErrorCode::kUnimplemented, status.message);
-    case BSPARSE_CUDA_ERROR:
-      break;
-  }
-  return ffi::Error::Internal(status.message);
-}
 
 // Cuts allocations off the call's scratch result. XLA aligns buffers to less than the kernels need,
 // so the result has room for one more kScratchAlignment.
