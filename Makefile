@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test wheel bench build cuda setup clean
+.PHONY: help demo test wheel bench build cuda limits setup clean
 
 help:
 	@echo "make demo    train a byte-level language model: dense, Watts-Strogatz, Barabasi-Albert"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench   time the products beside TensorFlow's and SciPy's"
 	@echo "make build   build the native libraries into bsparse_tf/"
 	@echo "make cuda    the same, with the CUDA kernels even if no GPU is visible"
+	@echo "make limits  build .bazel/bin/benchmarks/gpu_constants, which measures a GPU's rates"
 	@echo "make setup   install what is needed: Debian packages, .venv"
 	@echo "make clean   remove what was built"
 
@@ -23,6 +24,9 @@ build: setup
 
 cuda: setup
 	@BSPARSE_CUDA=1 tools/build
+
+limits: setup
+	@BSPARSE_CUDA=1 bazel build //benchmarks:gpu_constants
 
 demo: build
 	@$(PYTHON) examples/byte_lm.py $(ARGS)

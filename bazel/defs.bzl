@@ -89,18 +89,42 @@ _ARCHITECTURES = [
     "-gencode=arch=compute_90,code=compute_90",
 ]
 
+# The oldest GPU with the instructions used, and by PTX all after it.
+_OLDEST = [
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_80,code=compute_80",
+]
+
 # Instructions that only this one GPU has.
 _HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
 
-def cuda_object(name, src, hdrs = [], copts = []):
-    """Compiles one .cu file to <name>.pic.o; sm90_*.cu for Hopper alone."""
-    architectures = _HOPPER if src.startswith("sm90_") else _ARCHITECTURES
+def cuda_object(name, src, hdrs = [], copts = [], architectures = []):
+    """Compiles one .cu file to <name>.pic.o; unless told otherwise sm90_*.cu for Hopper alone."""
+    if not architectures:
+        architectures = _HOPPER if src.startswith("sm90_") else _ARCHITECTURES
     native.genrule(
         name = name,
         srcs = [src] + hdrs,
         outs = [name + ".pic.o"],
         cmd = " ".join([_NVCC, "-I."] + _NVCC_FLAGS + architectures + copts + ["-c $(execpath %s) -o $@" % src]),
         message = "nvcc " + name,
+    )
+
+def cuda_binary(name, src, hdrs = []):
+    """A program that needs nothing but the driver; no target at all in a CPU-only build.
+
+    Args:
+      name: the file's name.
+      src: a .cu file. It is compiled for sm_90a, and for every other GPU since Ampere.
+      hdrs: every header it includes.
+    """
+    if not CUDA_ENABLED:
+        return
+    cuda_object(name + "_object", src, hdrs, architectures = _OLDEST + _HOPPER)
+    native.cc_binary(
+        name = name,
+        srcs = [":" + name + "_object"],
+        deps = ["@local_config_cuda//:cudart_static"],
     )
 
 def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):

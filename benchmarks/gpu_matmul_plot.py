@@ -1,4 +1,4 @@
-"""Draws a result of benchmarks/gpu_matmul.py: speed over the dense product by density.
+"""Draws section `uniform` of benchmarks/gpu_matmul.py: speed over the dense product by density.
 
     python benchmarks/gpu_matmul_plot.py results.json docs/bench_h100.png [--shape 8192x8192x8192]
 """
@@ -52,9 +52,10 @@ def main():
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     result = json.loads(options.results.read_text())
-    rows = [row for row in result["rows"] if row["dtype"] == options.dtype]
+    rows = [row for row in result["rows"]
+            if row["dtype"] == options.dtype and row.get("section", "uniform") == "uniform"]
     if not rows:
-        raise SystemExit(f"{options.results} has no rows of dtype {options.dtype}")
+        raise SystemExit(f"{options.results} has no rows of section uniform and {options.dtype}")
     shape = ([int(n) for n in options.shape.split("x")] if options.shape else rows[0]["shape"])
     figure, panels = plt.subplots(len(OPERATIONS), len(AXES), figsize=(10, 8), sharex=True,
                                   sharey=True)

@@ -1,18 +1,20 @@
-"""How the work of a layout would be cut for a device: for people, tests and benchmarks.
+"""What would run for a product on a device, and how its work would be cut: for people and tests.
 
-The planner itself is C++ (cc/plan); it builds and caches plans when ops run. This module asks it
-for the same plan and describes it.
+`explain` says which kernel was chosen and why. The planner itself is C++ (cc/plan); it builds and
+caches plans when ops run. This module asks it for the same plan and describes it.
 """
 
 import ctypes
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
+from bsparse_tf import choice as choices
 from bsparse_tf import native
 
-# An H100's streaming multiprocessors, and the tile of the kernels for sm_80 and newer: what is
-# described unless the caller names another device.
+# An H100's streaming multiprocessors, and the tile of the kernels for sm_80 and newer: what
+# `matmul_plan` describes unless the caller names another device.
 _DEFAULT_SM_COUNT = 132
 _DEFAULT_BATCH_TILE = 128
 _DEFAULT_CTAS_PER_SM = 2
@@ -91,6 +93,140 @@ class MatmulPlan:
         ])
 
 
+@dataclasses.dataclass(frozen=True)
+class MatmulDwPlan:
+    """A GPU plan of dw = x^T dy.
+
+    Attributes:
+      blocks: int32 [blocks, 3], (input block, output block, weight block), in the order of work.
+      items: int32 [items, 4], (output block, first and end of its blocks, 0); none for kernels
+        that take blocks as they come.
+      batch_splits: ranges that the batch is cut into, whose partial sums are added in order.
+    """
+
+    blocks: np.ndarray
+    items: np.ndarray
+    batch_splits: int
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        lines = [f"{len(self.blocks)} blocks"]
+        if len(self.items):
+            length = self.items[:, 2] - self.items[:, 1]
+            lines[0] += f" in {len(self.items)} items of {length.min()} to {length.max()}"
+        lines.append(f"the batch in {self.batch_splits} ranges")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What serves a product, why, and how its work is cut; `str` of it is a text to read.
+
+    Attributes:
+      subject: the product in words.
+      choice: a `bsparse_tf.choice.Choice`: kernel, family, tile, modelled times, reasons.
+      plan: a :class:`MatmulPlan`, of dw a :class:`MatmulDwPlan`; None where nothing is cut ahead:
+        on a CPU, for the dense matrix, for an empty batch.
+    """
+
+    subject: str
+    choice: choices.Choice
+    plan: MatmulPlan | MatmulDwPlan | None
+
+    def __str__(self):
+        choice = self.choice
+        where = "a CPU" if choice.sm_count is None else (
+            f"{choice.device} with {choice.sm_count} multiprocessors"
+        )
+        lines = [f"{self.subject}, on {where}", f"kernel: {choice.kernel} ({choice.family})"]
+        if choice.tile is not None:
+            tile, per_sm = choice.tile, choice.tile.ctas_per_sm or "unknown"
+            lines.append(
+                f"tile: {tile.batch_tile} along the batch, {tile.columns} block columns; on a "
+                f"multiprocessor at a time: {per_sm}"
+            )
+        lines += ["why:", *(f"  - {reason}" for reason in choice.reasons)]
+        if self.plan is not None:
+            lines += ["work:", *(f"  {line}" for line in self.plan.explain().splitlines())]
+        return "\n".join(lines)
+
+
+def explain(
+    matmul,
+    batch,
+    dtype="float32",
+    product="fprop",
+    *,
+    device=None,
+    sm_count=None,
+    gated=False,
+    aligned=True,
+    allow_tf32=None,
+):
+    """Which kernel and tile serve a product of `matmul`, and why.
+
+        print(bsparse_tf.plan.explain(matmul, batch=8192, dtype="bfloat16", device="sm_90"))
+
+    Args:
+      matmul: a `BlocksparseMatMul`.
+      batch: N, the number of batch entries in all.
+      dtype: of the activations: float32, float16, bfloat16, or float64 on a CPU.
+      product: "fprop" (y = x W), "dx" (dx = dy W^T) or "dw" (the weight gradient).
+      device: "cpu", "gpu" (the current one), or a compute capability such as "sm_90" of a GPU
+        that need not be here and is taken to have cuBLAS. By default the GPU if there is one with
+        kernels for it, else the CPU.
+      sm_count: multiprocessors of the GPU named by a compute capability; by default an A100's for
+        "sm_80" and an H100's for "sm_90".
+      gated: whether a gate is given.
+      aligned: whether activations lie at multiples of 16 bytes, as tensors of their own do.
+      allow_tf32: whether float32 may be rounded to TF32 on a GPU; TensorFlow's switch by default.
+
+    Returns:
+      An :class:`Explanation`.
+
+    Raises:
+      ValueError: an argument that makes no sense, or a dtype without kernels on the device.
+      RuntimeError: there is no CUDA library or no GPU to ask, or none of its kernels run on it.
+    """
+    made = choices.choose(
+        matmul,
+        batch,
+        dtype,
+        product,
+        device=device,
+        sm_count=sm_count,
+        gated=gated,
+        aligned=aligned,
+        allow_tf32=allow_tf32,
+    )
+    C, K = (matmul.K, matmul.C) if product == "dx" else (matmul.C, matmul.K)
+    subject = (
+        f"{product} of {C} -> {K}, block size {matmul.block_size}, density {matmul.density:.3g}, "
+        f"features {'last' if matmul.feature_axis == 1 else 'first'}, batch {batch}, "
+        f"{tf.as_dtype(dtype).name}{', gated' if gated else ''}"
+    )
+    return Explanation(subject, made, _plan_of(matmul, batch, product, made))
+
+
+def _plan_of(matmul, batch, product, made):
+    """The plan that fits a Choice, or None."""
+    if made.tile is None or batch == 0:
+        return None
+    # Hopper's kernels fill a multiprocessor.
+    ctas_per_sm = 1 if made.family.startswith("sm90") else _DEFAULT_CTAS_PER_SM
+    options = dict(
+        sm_count=made.sm_count,
+        batch_tile=made.tile.batch_tile,
+        ctas_per_sm=made.tile.ctas_per_sm or ctas_per_sm,
+        columns=made.tile.columns,
+    )
+    layout = (matmul.coords, matmul.CB, matmul.KB, batch)
+    if product == "dw":
+        return matmul_dw_plan(*layout, **options)
+    shared = made.tile.shared_columns
+    return matmul_plan(*layout, transpose=product == "dx", shared_columns=shared, **options)
+
+
 def matmul_plan(
     coords,
     in_blocks,
@@ -114,7 +250,8 @@ def matmul_plan(
       sm_count: multiprocessors of the device.
       batch_tile: batch entries of one tile of the kernel.
       ctas_per_sm: tiles that one multiprocessor runs at a time.
-      columns: output block columns of an item: 1 for sm_80's kernels, 128 / block_size for Hopper's.
+      columns: output block columns of an item: 1 for sm_80's kernels, 128 / block_size or twice
+        that for Hopper's.
       shared_columns: of those, the neighbours that one product instruction covers: 1, or
         64 / block_size.
 
@@ -124,26 +261,13 @@ def matmul_plan(
     Raises:
       ValueError: coords out of range or repeated.
     """
-    coords = np.ascontiguousarray(coords, dtype=np.int32)
-    library = ctypes.CDLL(native.ops_library_path())
-    build = library.bsparse_plan_matmul
-    build.restype = ctypes.c_void_p
-    request = _Request(
-        coords.ctypes.data, len(coords), in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-        0, columns, shared_columns
+    summary, tables = _build(
+        "bsparse_plan_matmul",
+        (int(transpose),),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        shared_columns,
     )
-    error = ctypes.create_string_buffer(512)
-    handle = build(ctypes.byref(request), int(transpose), error, ctypes.c_size_t(len(error)))
-    if not handle:
-        raise ValueError(error.value.decode())
-    try:
-        summary = _Summary()
-        library.bsparse_plan_describe(ctypes.c_void_p(handle), ctypes.byref(summary))
-        # A copy: the tables belong to the plan. (as_array cannot take a null pointer.)
-        size = summary.tables_size
-        tables = np.ctypeslib.as_array(summary.tables, (size,)).copy() if size else np.zeros(0, np.int32)
-    finally:
-        library.bsparse_plan_free(ctypes.c_void_p(handle))
     entries = tables[summary.entries_offset : summary.splits_offset]
     return MatmulPlan(
         items=tables[: summary.entries_offset].reshape(-1, 4),
@@ -153,3 +277,63 @@ def matmul_plan(
         batch_tiles=max(1, -(-batch // batch_tile)),
         balance=summary.balance,
     )
+
+
+def matmul_dw_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=_DEFAULT_BATCH_TILE,
+    ctas_per_sm=_DEFAULT_CTAS_PER_SM,
+    columns=1,
+):
+    """The plan of the weight gradient; arguments and errors as for :func:`matmul_plan`.
+
+    Args:
+      coords, in_blocks, out_blocks, batch, sm_count: as for `matmul_plan`.
+      batch_tile: batch entries of one step of the kernel's sum.
+      ctas_per_sm: stored blocks that one multiprocessor computes at a time.
+      columns: blocks of one output column that are computed at once, at most.
+
+    Returns:
+      A :class:`MatmulDwPlan`.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul_dw",
+        (),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        1,
+    )
+    return MatmulDwPlan(
+        blocks=tables[summary.entries_offset :].reshape(-1, 3),
+        items=tables[: summary.entries_offset].reshape(-1, 4),
+        batch_splits=summary.batch_splits,
+    )
+
+
+def _build(function, options, coords, target, shared_columns):
+    """(summary, a copy of the tables) of a plan. Raises ValueError if the layout is not valid."""
+    coords = np.ascontiguousarray(coords, dtype=np.int32)
+    library = ctypes.CDLL(native.ops_library_path())
+    build = getattr(library, function)
+    build.restype = ctypes.c_void_p
+    request = _Request(coords.ctypes.data, len(coords), *target, shared_columns)
+    error = ctypes.create_string_buffer(512)
+    handle = build(ctypes.byref(request), *options, error, ctypes.c_size_t(len(error)))
+    if not handle:
+        raise ValueError(error.value.decode())
+    try:
+        summary = _Summary()
+        library.bsparse_plan_describe(ctypes.c_void_p(handle), ctypes.byref(summary))
+        # A copy: the tables belong to the plan. (as_array cannot take a null pointer.)
+        size = summary.tables_size
+        tables = np.zeros(0, np.int32)
+        if size:
+            tables = np.ctypeslib.as_array(summary.tables, (size,)).copy()
+    finally:
+        library.bsparse_plan_free(ctypes.c_void_p(handle))
+    return summary, tables

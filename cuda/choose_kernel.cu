@@ -2,7 +2,6 @@
 
 #include <cstdint>
 
-#include "cuda/cost_model.h"
 #include "cuda/cublas.h"
 #include "cuda/policy.cuh"
 #include "cuda/sm90_policy.cuh"
@@ -10,40 +9,52 @@
 namespace bsparse {
 namespace {
 
-// Whether the Hopper kernels have a place for a product. Tensor maps want strides of 16 bytes, and
-// count the batch in 32 bits.
-bool suits_sm90(const bsparse_tile_request& request, int compute_capability) {
-  return compute_capability == 90 && request.dtype != BSPARSE_FLOAT32 &&
-         request.aligned && request.batch > 0 &&
-         request.batch <= INT32_MAX - 256 &&
-         (request.feature_axis == 1 || request.batch % 8 == 0);
+// cuBLAS counts in 32 bits.
+bsparse_dense_reason why_dense(const bsparse_tile_request& request, const ProductSeconds& seconds,
+                               bool assume_cublas) {
+  if (request.density <= 0.0f || !dense_is_faster(seconds)) return BSPARSE_SPARSE_IS_FASTER;
+  if (request.batch <= 0 || request.batch > INT32_MAX) return BSPARSE_DENSE_NEEDS_OTHER_BATCH;
+  // A gated block may hold NaN. dw only scales by the gate.
+  if (request.gated && !request.is_dw) return BSPARSE_DENSE_NEEDS_NO_GATE;
+  return assume_cublas || has_cublas() ? BSPARSE_DENSE_IS_FASTER : BSPARSE_DENSE_NEEDS_CUBLAS;
 }
 
-// cuBLAS counts in 32 bits.
-bool suits_dense(const bsparse_tile_request& request) {
-  return request.batch > 0 && request.batch <= INT32_MAX && request.density > 0.0f &&
-         dense_is_faster(request) && has_cublas();
+// Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
+bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
+  if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
+  const bool tf32_product =
+      request.allow_tf32 != 0 && !request.is_dw && request.feature_axis == 1;
+  if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
+  const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
+  const int smallest = request.is_dw ? smallest_dw : smallest_union_block(request.batch);
+  if (request.block_size < smallest) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
+  if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
+  if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
+      (request.feature_axis == 0 && request.batch % 8 != 0)) {
+    return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
+  }
+  return BSPARSE_HOPPER_SUITS;
+}
+
+bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
+  if (request.is_dw) return hopper ? BSPARSE_SM90 : BSPARSE_SM80;
+  if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
+  if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
+  return pairs_pay(request.block_size, request.density) ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
 }
 
 }  // namespace
 
-bsparse_kernel choose_matmul(const bsparse_tile_request& request, int compute_capability) {
-  if (suits_dense(request) && !request.gated) return BSPARSE_DENSE;
-  // Gates leave out entries, which unions do not do.
-  if (suits_sm90(request, compute_capability) && request.block_size >= 32 && !request.gated) {
-    if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
-    return pairs_pay(request.block_size, request.feature_axis, request.density)
-               ? BSPARSE_SM90_PAIR
-               : BSPARSE_SM90;
-  }
-  return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
-}
-
-bsparse_kernel choose_matmul_dw(const bsparse_tile_request& request, int compute_capability) {
-  if (suits_dense(request)) return BSPARSE_DENSE;
-  const int smallest = request.feature_axis == 0 ? 16 : 32;
-  return suits_sm90(request, compute_capability) && request.block_size >= smallest ? BSPARSE_SM90
-                                                                                   : BSPARSE_SM80;
+Choice choose_kernel(const bsparse_tile_request& request, int compute_capability,
+                     bool assume_cublas) {
+  Choice choice{};
+  choice.seconds = product_seconds(request);
+  choice.dense = why_dense(request, choice.seconds, assume_cublas);
+  choice.hopper = why_hopper(request, compute_capability);
+  choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER
+                      ? BSPARSE_DENSE
+                      : sparse_family(request, choice.hopper == BSPARSE_HOPPER_SUITS);
+  return choice;
 }
 
 }  // namespace bsparse

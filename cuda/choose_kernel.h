@@ -3,11 +3,20 @@
 #define BSPARSE_CUDA_CHOOSE_KERNEL_H_
 
 #include "cuda/bsparse_cuda.h"
+#include "cuda/cost_model.h"
 
 namespace bsparse {
 
-bsparse_kernel choose_matmul(const bsparse_tile_request& request, int compute_capability);
-bsparse_kernel choose_matmul_dw(const bsparse_tile_request& request, int compute_capability);
+struct Choice {
+  bsparse_kernel family;
+  bsparse_dense_reason dense;
+  bsparse_hopper_reason hopper;
+  ProductSeconds seconds;
+};
+
+// With `assume_cublas` cuBLAS is not looked for but taken to be there.
+Choice choose_kernel(const bsparse_tile_request& request, int compute_capability,
+                     bool assume_cublas);
 
 }  // namespace bsparse
 

@@ -72,7 +72,7 @@ double sparse_rate(const bsparse_tile_request& request, int row) {
 
 }  // namespace
 
-bool dense_is_faster(const bsparse_tile_request& request) {
+ProductSeconds product_seconds(const bsparse_tile_request& request) {
   int row = 0;
   while (8 << row < request.block_size) ++row;
   const double dense_rate = request.dtype != BSPARSE_FLOAT32 ? kDense16
@@ -87,7 +87,11 @@ bool dense_is_faster(const bsparse_tile_request& request) {
   const double dense_bytes = elements * size * (2.0 + 2.0 * density);
   const double dense = flops / (dense_rate * 1e12) + dense_bytes / kMemoryRate + kDenseLaunches;
   const double sparse = density * flops / (sparse_rate(request, row) * 1e12);
-  return dense < kMargin * sparse;
+  return {sparse, dense};
+}
+
+bool dense_is_faster(const ProductSeconds& seconds) {
+  return seconds.dense < kMargin * seconds.sparse;
 }
 
 }  // namespace bsparse

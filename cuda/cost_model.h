@@ -6,8 +6,15 @@
 
 namespace bsparse {
 
-// Whether the product is faster by way of the dense matrix, cuBLAS given.
-bool dense_is_faster(const bsparse_tile_request& request);
+// Of a product on an H100, by the sparse kernels and by way of the dense matrix.
+struct ProductSeconds {
+  double sparse, dense;
+};
+
+ProductSeconds product_seconds(const bsparse_tile_request& request);
+
+// Whether the dense matrix is worth its scratch memory.
+bool dense_is_faster(const ProductSeconds& seconds);
 
 }  // namespace bsparse
 

@@ -435,6 +435,20 @@ def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
     check_matmul(kernels, "float32", 32, 1, False, 33)
 
 
+@pytest.mark.parametrize("is_dw", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_explain_tells_what_get_tile_chooses(kernels, mode, is_dw):
+    for block_size, axis, batch, gated, density in itertools.product(
+            BLOCK_SIZES, (0, 1), (16, 4096), (False, True), (0.05, 0.5)):
+        request = kernels.request(mode, block_size, batch, is_dw, axis, gated,
+                                  blocks=(8192 // block_size,) * 2, density=density)
+        choice, tile = kernels.explain(request), kernels.tile_of(request)
+        for name in ("kernel", "columns", "shared_columns", "batch_tile"):
+            assert getattr(choice.tile, name) == getattr(tile, name)
+        assert (tile.kernel == cuda.DENSE) == (choice.dense_reason == 1)
+        assert tile.ctas_per_sm >= 1
+
+
 def test_get_tile_refuses_old_devices(kernels):
     tile, old = cuda.Tile(), cuda.Device(80, 75)
     request = cuda.TileRequest(dtype=2, block_size=32, batch=64)

@@ -1,9 +1,18 @@
 """Plan inspection from Python; the planner itself is tested in cc/plan/plan_test.cc."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from bsparse_tf import layouts, plan
+from bsparse_tf import BlocksparseMatMul, choice, layouts, native, plan
+
+HEADER = pathlib.Path(__file__).resolve().parent.parent / "cuda" / "bsparse_cuda.h"
+needs_cuda_library = pytest.mark.skipif(
+    native.cuda_status() is not None, reason=str(native.cuda_status())
+)
 
 
 def test_plan_of_a_scale_free_layout_splits_its_hubs():
@@ -37,3 +46,170 @@ def test_transposed_plan_is_by_input_column():
 def test_bad_coords():
     with pytest.raises(ValueError, match=r"coords\[0\] = \(3, 0\) is out of range"):
         plan.matmul_plan(np.int32([[3, 0]]), 2, 2, batch=1)
+
+
+def test_weight_gradient_plan_has_every_block_once():
+    layout = layouts.random(32, density=0.2, seed=1)
+    coords = np.argwhere(layout).astype(np.int32)
+    found = plan.matmul_dw_plan(coords, 32, 32, batch=4096, columns=8)
+    np.testing.assert_array_equal(coords[found.blocks[:, 2]], found.blocks[:, :2])
+    np.testing.assert_array_equal(np.sort(found.blocks[:, 2]), np.arange(len(coords)))
+    for column, first, end, _ in found.items:
+        assert 0 < end - first <= 8
+        assert (found.blocks[first:end, 1] == column).all()
+    assert found.batch_splits >= 1
+
+
+# What is chosen, and why. A GPU is not needed, as the CUDA library can be asked about another.
+
+
+def matmul(block_size, density, feature_axis=1, features=8192):
+    layout = layouts.random(features // block_size, density=density)
+    return BlocksparseMatMul(layout, block_size, feature_axis)
+
+
+@needs_cuda_library
+@pytest.mark.parametrize(
+    "problem, batch, dtype, options, family, reasons",
+    [
+        # Hopper and its variants.
+        ((64, 0.1), 8192, "bfloat16", {}, "sm90", ["sparse kernels", "suits"]),
+        ((128, 0.1), 8192, "float16", {}, "sm90 pair", ["sparse kernels", "suits", "in pairs"]),
+        ((64, 0.1), 16, "bfloat16", {}, "sm90 small", ["sparse kernels", "suits", "small variant"]),
+        ((64, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
+        ((64, 0.1), 8192, "float32", dict(allow_tf32=True), "sm90", ["sparse kernels", "suits"]),
+        ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse kernels", "suits"]),
+        # What keeps a product from them, one thing at a time.
+        ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
+        ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for TF32"]),
+        ((64, 0.1, 0), 8192, "float32", dict(allow_tf32=True), "sm80", ["sparse", "for TF32"]),
+        ((8, 0.01), 8192, "bfloat16", {}, "sm80", ["sparse", "blocks are 32"]),
+        ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
+        ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
+        ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "small var"]),
+        # The dense matrix.
+        ((8, 0.5), 8192, "bfloat16", {}, "dense", [": dense"]),
+        ((8, 0.5), 8192, "bfloat16", dict(product="dw", gated=True), "dense", [": dense"]),
+        ((8, 0.5), 8192, "bfloat16", dict(gated=True), "sm80", ["with a gate", "blocks are 32"]),
+    ],
+)
+def test_family_and_the_rules_that_chose_it(problem, batch, dtype, options, family, reasons):
+    layer = matmul(*problem)
+    found = plan.explain(layer, batch, dtype, **{"device": "sm_90", **options})
+    assert found.choice.family == family
+    assert len(found.choice.reasons) == len(reasons)
+    for reason, words in zip(found.choice.reasons, reasons):
+        assert words in reason
+        assert reason in str(found)
+    assert found.choice.kernel in str(found)
+    assert found.choice.sparse_seconds > 0 and found.choice.dense_seconds > 0
+    if family == "dense":
+        assert found.choice.dense_seconds < found.choice.sparse_seconds
+        assert found.choice.tile is None and found.plan is None
+    else:
+        assert family.split()[0] in found.choice.kernel
+        assert found.choice.tile.ctas_per_sm is None  # no GPU was asked
+        assert found.choice.tile.columns >= found.choice.tile.shared_columns >= 1
+
+
+@needs_cuda_library
+def test_modelled_times_follow_density_and_batch():
+    thin, thick = (plan.explain(matmul(128, density), 8192, "bfloat16", device="sm_90").choice
+                   for density in (0.25, 0.5))
+    assert thin.sparse_seconds < thick.sparse_seconds
+    half = plan.explain(matmul(128, 0.25), 4096, "bfloat16", device="sm_90").choice
+    assert half.sparse_seconds == pytest.approx(thin.sparse_seconds / 2)
+
+
+@needs_cuda_library
+@pytest.mark.parametrize("enabled", [False, True])
+def test_tensor_float_32_is_tensorflows_switch_unless_said(enabled):
+    layer = matmul(64, 0.1)
+    switch = tf.config.experimental
+    before = switch.tensor_float_32_execution_enabled()
+    try:
+        switch.enable_tensor_float_32_execution(enabled)
+        assert {True: "tf32", False: "fp32"}[enabled] in plan.explain(
+            layer, 8192, device="sm_90").choice.kernel
+        said = plan.explain(layer, 8192, device="sm_90", allow_tf32=not enabled)
+    finally:
+        switch.enable_tensor_float_32_execution(before)
+    assert {True: "fp32", False: "tf32"}[enabled] in said.choice.kernel
+
+
+@needs_cuda_library
+@pytest.mark.parametrize("product", choice.PRODUCTS)
+def test_the_plan_is_cut_for_the_chosen_tile(product):
+    layer = BlocksparseMatMul(layouts.barabasi_albert(64, m=4, out_blocks=96), block_size=32)
+    found = plan.explain(layer, 1000, "bfloat16", product, device="sm_90")
+    tile = found.choice.tile
+    if product == "dw":
+        stored = found.plan.blocks[:, 2]
+    else:
+        assert found.plan.groups.shape[1] == tile.columns
+        assert found.plan.batch_tiles == -(-1000 // tile.batch_tile)
+        outputs = layer.CB if product == "dx" else layer.KB
+        columns = found.plan.groups[found.plan.groups >= 0]
+        np.testing.assert_array_equal(np.sort(columns), np.arange(outputs))
+        stored = found.plan.entries[:, 1:]
+        stored = stored[stored >= 0]
+    np.testing.assert_array_equal(np.sort(stored), np.arange(layer.blocks))
+    assert f"{product} of {3072 if product == 'dx' else 2048} ->" in str(found)
+
+
+@needs_cuda_library
+def test_an_empty_batch_has_no_plan():
+    assert plan.explain(matmul(64, 0.1), 0, "bfloat16", device="sm_90").plan is None
+
+
+@needs_cuda_library
+def test_old_gpu_has_no_kernels():
+    with pytest.raises(RuntimeError, match="capability 7.0; expected 8.0 or newer"):
+        plan.explain(matmul(64, 0.1), 16, device="sm_70", sm_count=80)
+
+
+@pytest.mark.skipif(native.cuda_status() is None, reason="a build with CUDA kernels")
+def test_without_the_cuda_library_a_gpu_cannot_be_explained():
+    with pytest.raises(RuntimeError, match="no CUDA kernels here"):
+        plan.explain(matmul(64, 0.1), 16, device="sm_90")
+
+
+@pytest.mark.parametrize("dtype", choice.CPU_DTYPES)
+def test_cpu(dtype):
+    found = plan.explain(matmul(64, 0.1), 16, dtype, device="cpu")
+    assert found.choice.family == found.choice.device == "cpu"
+    assert dtype in found.choice.kernel and "on a CPU" in str(found)
+    assert found.plan is None and found.choice.tile is None
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(device="h100"), "device must be .* 'sm_90'; got 'h100'"),
+        (dict(device="sm_100"), "sm_count is needed for sm_100"),
+        (dict(product="forward"), "product must be one of fprop, dx, dw; got 'forward'"),
+        (dict(batch=-1), "batch must be a whole number from 0 on; got -1"),
+        (dict(batch=1.5), "got 1.5"),
+        (dict(dtype="float64", device="sm_90"), "on a GPU; got float64"),
+        (dict(dtype="int32", device="cpu"), "dtype must be one of .* got int32"),
+    ],
+)
+def test_explain_names_a_bad_argument(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        plan.explain(matmul(64, 0.1), **{"batch": 16, **arguments})
+
+
+def enumerators(name):
+    """The names in an enumeration of the C header, by their numbers."""
+    body = re.search(r"typedef enum \{([^}]*)\} %s;" % name, HEADER.read_text())[1]
+    named = {int(number): word for word, number in re.findall(r"(BSPARSE_\w+) = (\d+)", body)}
+    assert sorted(named) == list(range(len(named)))
+    return [named[number].removeprefix("BSPARSE_").lower() for number in range(len(named))]
+
+
+def test_every_number_of_the_c_interface_has_words():
+    families = [name.replace("_", " ") for name in enumerators("bsparse_kernel")]
+    assert families == list(choice.FAMILIES)
+    assert enumerators("bsparse_dtype") == list(choice.GPU_DTYPES)
+    assert len(enumerators("bsparse_dense_reason")) == len(choice._DENSE_REASONS)
+    assert len(enumerators("bsparse_hopper_reason")) == len(choice._HOPPER_REASONS)

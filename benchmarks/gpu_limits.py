@@ -1,0 +1,111 @@
+"""How fast a product can be on a GPU: the rates that bound it, and the model made of them.
+
+The limit is the slowest of three: the tensor cores, L2 reads of what the plan loads, and every byte
+once through memory. For the Hopper kernels the second is the x tile of an entry once for all
+columns of an item, and products are padded to 64 outputs; for the others both operands of every
+block, at the rate that sharing neighbours see; for the dense product the tensor cores' rate.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from cuda_binding import DENSE, SM90, SM90_PAIR
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Bytes or operations a second. The defaults were measured on an H100 SXM.
+
+    `wgmma_bf16` is what cuBLAS reaches on large products of random numbers, since power bounds it;
+    benchmarks/gpu_constants measures the bare rate.
+    """
+
+    l2: float = 7.6e12  # to the SMs, distinct lines
+    l2_shared_2: float = 14e12  # delivered, where two neighbours read the same
+    l2_multicast_2: float = float("inf")  # delivered, copies to both CTAs of a cluster
+    dram: float = 3.0e12
+    mma_sync_bf16: float = 620e12
+    mma_sync_tf32: float = 310e12
+    ffma: float = 55e12
+    wgmma_bf16: float = 800e12
+
+    @classmethod
+    def read(cls, path):
+        """Those that benchmarks/gpu_constants wrote; the defaults for what it could not measure.
+
+        Raises:
+          ValueError: the file holds no rates.
+        """
+        rates = json.loads(pathlib.Path(path).read_text()).get("rates")
+        if not isinstance(rates, dict):
+            raise ValueError(f"{path} has no rates; expected a file of benchmarks/gpu_constants")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: rate for name, rate in rates.items() if name in known})
+
+    def mma_sync(self, dtype):
+        return {"tf32": self.mma_sync_tf32, "float32": self.ffma}.get(dtype, self.mma_sync_bf16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A product, as far as the model looks."""
+
+    operation: str  # "fprop", "dx" or "dw"
+    dtype: str
+    features: tuple  # (C, K)
+    batch: int
+    block_size: int
+    blocks: int
+    activations_cached: bool = False  # so that only weights pass through memory
+
+    @property
+    def flops(self):
+        """Useful ones: those of the stored blocks."""
+        return 2.0 * self.blocks * self.block_size**2 * self.batch
+
+
+def modelled_seconds(rates, work, tile, num_items=0, entries=None):
+    """Seconds that a product cannot beat with the kernel that was chosen for it.
+
+    Args:
+      rates: a Rates.
+      work: a Work.
+      tile: the chosen cuda_binding.Tile.
+      num_items: of the plan, for dw on Hopper.
+      entries: int array [entries, words] of the plan, for fprop and dx on Hopper.
+    """
+    bs, batch = work.block_size, work.batch
+    size = 4 if work.dtype in ("float32", "tf32") else 2
+    weights = work.blocks * bs**2
+    activations = 0 if work.activations_cached else batch * sum(work.features)
+    dram = (activations + weights) * size / rates.dram
+    if tile.kernel == DENSE:
+        C, K = work.features
+        return max(2.0 * C * K * batch / _wgmma_rate(rates, work.dtype), dram)
+    tiles = 1 if work.operation == "dw" else -(-batch // tile.batch_tile)
+    if tile.kernel < SM90:
+        if work.operation == "dw":
+            l2 = work.blocks * batch * bs * size  # neighbours share one of the two operands
+        else:
+            l2 = work.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
+        return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
+    if work.operation == "dw":
+        l2 = (work.blocks + num_items) * batch * bs * size
+        return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, dram)
+    # Of each entry, the groups of columns that share a product and have a block.
+    stored = entries[:, 1 : 1 + tile.columns].reshape(-1, tile.shared_columns)
+    products = int((stored >= 0).any(axis=1).sum())
+    multiplied = 2.0 * products * bs * tile.shared_columns * bs * batch
+    x_bytes = len(entries) * batch * bs * size
+    w_bytes = weights * tiles * size
+    delivered = (2 * x_bytes + w_bytes if tile.kernel == SM90_PAIR else 0) / rates.l2_multicast_2
+    multiplied /= _wgmma_rate(rates, work.dtype)
+    return max(multiplied, (x_bytes + w_bytes) / rates.l2, delivered, dram)
+
+
+def _wgmma_rate(rates, dtype):
+    """Of the dense product and of the Hopper kernels; exact float32 has no tensor cores."""
+    if dtype == "float32":
+        return rates.ffma
+    return rates.wgmma_bf16 / 2 if dtype == "tf32" else rates.wgmma_bf16

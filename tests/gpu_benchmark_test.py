@@ -1,0 +1,182 @@
+"""The GPU benchmark where there is no GPU: options, layouts, the model of limits."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import cuda_binding as cuda  # noqa: E402
+import gpu_layouts  # noqa: E402
+import gpu_limits  # noqa: E402
+import gpu_matmul  # noqa: E402
+import gpu_sections  # noqa: E402
+
+FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, dram=1e12,
+                        mma_sync_bf16=1e12, mma_sync_tf32=1e12, ffma=1e12, wgmma_bf16=1e12)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, str(BENCHMARKS / "gpu_matmul.py"), *arguments],
+                          capture_output=True, text=True)
+
+
+# Options and cells.
+
+
+def test_every_section_lists_its_cells_without_a_gpu():
+    listed = run(*gpu_sections.GRIDS, "--block-sizes", "64", "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    for section in gpu_sections.GRIDS:
+        assert f"{section}: " in listed.stdout
+    assert "tensorflow" not in listed.stderr.lower()  # a GPU host has none
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["speed"], "there is no section 'speed'; expected some of uniform, layouts, small, peers"),
+    (["--shapes", "8192x8192"], "'8192x8192' is not a shape; expected CxKxN"),
+    (["--block-sizes", "24"], "invalid choice: 24"),
+])
+def test_bad_options_are_named(arguments, words):
+    answer = run("--dry-run", *arguments)
+    assert answer.returncode != 0
+    assert words in answer.stderr
+
+
+def test_options_replace_a_sections_values():
+    options = gpu_matmul.parse(["peers", "--peers", "none", "--axes", "0", "--shapes", "256x512x64"])
+    grid = gpu_matmul.grid_of("peers", options)
+    assert grid.peers == () and grid.axes == (0,) and grid.shapes == ((256, 512, 64),)
+    everyone = gpu_matmul.grid_of("uniform", gpu_matmul.parse(["uniform", "--peers"])).peers
+    assert everyone == ("triton", "torch_bsr", "cusparse")
+    assert grid.block_sizes == gpu_sections.GRIDS["peers"].block_sizes
+
+
+def cases(section, **values):
+    options = gpu_matmul.parse([section])
+    for name, value in values.items():
+        setattr(options, name, value)
+    return list(gpu_sections.cases(section, gpu_matmul.grid_of(section, options)))
+
+
+def test_a_structured_layout_is_followed_by_a_random_one_of_as_many_blocks():
+    found = cases("layouts", block_sizes=[64], axes=[1])
+    names = [case.name for case in found]
+    assert names[::2] == ["banded", "diagonal", "clustered", "ba", "ws"]
+    for structured, random in zip(found[::2], found[1::2]):
+        assert not structured.twin and random.twin and random.name == "uniform"
+        assert structured.layout.sum() == random.layout.sum()
+        assert structured.layout.mean() == pytest.approx(0.1, rel=0.1)
+
+
+def test_the_reports_layers_have_the_same_number_of_weights():
+    for case in cases("small", block_sizes=[32], shapes=[(2560, 2560, 64), (20480, 20480, 64)]):
+        weights = case.layout.sum() * case.block_size**2
+        assert weights == pytest.approx(gpu_sections.WEIGHTS, rel=0.1)
+        assert case.rotates and case.feature_axis == 0
+
+
+def test_shape_without_whole_blocks():
+    with pytest.raises(ValueError, match="no whole number of blocks of 64"):
+        cases("uniform", shapes=[(96, 128, 64)], block_sizes=[64])
+
+
+def test_columns_of_a_cluster_share_their_inputs_but_are_scattered():
+    layout = gpu_layouts.clustered(256, 0.1)
+    distinct = np.unique(layout.T, axis=0)
+    assert len(distinct) <= 256 // gpu_layouts.PATCH
+    neighbours_alike = (layout[:, 1:] == layout[:, :-1]).all(axis=0).mean()
+    assert neighbours_alike < 0.3
+
+
+# What is printed.
+
+
+def row(**changes):
+    plain = dict(
+        section="peers", layout="uniform", shape=(64, 64, 1000), dtype="bfloat16", block_size=8,
+        feature_axis=1, density=0.5, actual_density=0.5, blocks=32, operation="fprop",
+        seconds=dict(ours=1e-6, dense=3e-6, triton=2e-6), no_answer=dict(cusparse="not supported"),
+        limit_seconds=0.5e-6, kernel="sm80", kernel_name="sm80_matmul<bf16,8,256>")
+    return {**plain, **changes}
+
+
+def test_figures_of_a_row():
+    assert gpu_matmul.useful_rate(row(), "ours") == pytest.approx(2 * 32 * 64 * 1000 / 1e-6 * 1e-12)
+    assert gpu_matmul.useful_rate(row(), "cusparse") is None
+    assert gpu_matmul.share(row()) == pytest.approx(0.5)
+    assert gpu_matmul.over_best_peer(row()) == pytest.approx(2.0)
+    assert gpu_matmul.over_best_peer(row(seconds=dict(ours=1.0, dense=1.0))) is None
+    table = gpu_matmul.columns("peers", gpu_sections.GRIDS["peers"])
+    titles, line = (gpu_matmul.show(table, r).split() for r in (None, row()))
+    assert "cusp" in titles
+    assert {"50%", "3.00", "1.50", "no", "2.00", "sm80_matmul<bf16,8,256>"} <= set(line)
+    assert gpu_matmul.refusals([row(), row()]) == {"cusparse": {"not supported": 2}}
+
+
+# The model.
+
+
+def work(**changes):
+    return gpu_limits.Work(**{**dict(operation="fprop", dtype="bfloat16", features=(128, 256),
+                                     batch=512, block_size=32, blocks=10), **changes})
+
+
+def tile(kernel, batch_tile=256, columns=1, shared=1):
+    return cuda.Tile(kernel, batch_tile, 1, columns, shared)
+
+
+def test_dense_limit_counts_every_product():
+    flops = 2.0 * 128 * 256 * 512
+    assert gpu_limits.modelled_seconds(FLAT, work(), tile(cuda.DENSE)) == flops / 1e12
+
+
+def test_memory_limit_leaves_out_cached_activations():
+    slow_memory = gpu_limits.Rates(dram=1.0)
+    moved = [gpu_limits.modelled_seconds(slow_memory, work(activations_cached=cached),
+                                         tile(cuda.DENSE)) for cached in (False, True)]
+    assert moved == [2 * (512 * (128 + 256) + 10 * 32**2), 2 * 10 * 32**2]
+
+
+def test_column_kernels_read_both_operands_of_every_block():
+    slow_l2 = gpu_limits.Rates(l2_shared_2=1.0)
+    read = gpu_limits.modelled_seconds(slow_l2, work(), tile(cuda.SM80))
+    assert read == 10 * 2 * (256 * 32 + 32**2) * 2  # blocks, batch tiles, bytes
+
+
+def test_union_kernels_read_x_once_an_entry_and_pad_to_shared_columns():
+    entries = np.int32([[0, 0, -1, 1, -1, -1, -1, -1], [1, 2, 3, -1, -1, -1, -1, -1]])
+    four = tile(cuda.SM90, columns=4, shared=2)
+    slow_l2, slow_wgmma = gpu_limits.Rates(l2=1.0), gpu_limits.Rates(wgmma_bf16=1.0)
+    three = work(blocks=4)
+    read = gpu_limits.modelled_seconds(slow_l2, three, four, entries=entries)
+    assert read == (2 * 512 * 32 + 4 * 32**2 * 2) * 2
+    multiplied = gpu_limits.modelled_seconds(slow_wgmma, three, four, entries=entries)
+    assert multiplied == 2.0 * 3 * 32 * 64 * 512  # of four pairs of columns one has no block
+    tf32 = gpu_limits.modelled_seconds(slow_wgmma, work(blocks=4, dtype="tf32"), four,
+                                       entries=entries)
+    assert tf32 == 2 * multiplied
+    pair = tile(cuda.SM90_PAIR, columns=4, shared=2)
+    delivered = gpu_limits.modelled_seconds(
+        gpu_limits.Rates(l2_multicast_2=1.0), three, pair, entries=entries)
+    assert delivered == (2 * 2 * 512 * 32 + 4 * 32**2 * 2) * 2
+
+
+def test_rates_are_read_from_what_gpu_constants_writes(tmp_path):
+    path = tmp_path / "constants.json"
+    path.write_text(json.dumps(dict(device="x", rates=dict(l2=5e12, l2_plain=4e12))))
+    rates = gpu_limits.Rates.read(path)
+    assert rates.l2 == 5e12 and rates.dram == gpu_limits.Rates().dram
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="expected a file of benchmarks/gpu_constants"):
+        gpu_limits.Rates.read(path)
+
+
+def test_the_model_knows_what_gpu_constants_measures():
+    source = (BENCHMARKS / "gpu_constants.cu").read_text()
+    for name in gpu_limits.Rates.__dataclass_fields__:
+        assert f'"{name}"' in source
