@@ -25,6 +25,11 @@ int64_t out_features(const bsparse_matmul_args& args) {
   return int64_t{args.out_blocks} * args.block_size;
 }
 
+size_t weight_bytes(const bsparse_matmul_args& args) {
+  return static_cast<size_t>(args.plan.num_blocks) * args.block_size * args.block_size *
+         element_size(args.dtype);
+}
+
 // Bytes of x that a batch tile reads.
 int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
   return in_features(args) * kernel.batch_tile * static_cast<int64_t>(element_size(args.dtype));
@@ -43,13 +48,16 @@ bsparse_status map_activations(const bsparse_matmul_args& args, const void* data
 MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.plan.columns *
                           args.batch * args.block_size * sizeof(float);
-  items = round_up(partials);
-  if (args.gate == nullptr) {
-    entries = bytes = items;
-    return;
+  bytes = round_up(partials);
+  if (is_sm90(args.plan.kernel)) {
+    if (args.dtype != BSPARSE_FLOAT32) return;
+    weights = bytes;
+    bytes += round_up(weight_bytes(args));
+  } else if (args.gate != nullptr) {
+    items = bytes;
+    entries = items + round_up(args.plan.num_items * sizeof(int4));
+    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
   }
-  entries = items + round_up(args.plan.num_items * sizeof(int4));
-  bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
 }
 
 bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
@@ -108,20 +116,29 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
 bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                    cudaStream_t stream) {
   UnionMatmulParams params{};
-  const int rows = std::min(args.block_size, 64);
-  bsparse_status status = map_activations(args, args.x, in_features(args), rows,
+  const int width = kernel.box_features;
+  bsparse_status status = map_activations(args, args.x, in_features(args), width,
                                           kernel.batch_tile / kernel.cluster, &params.x);
   if (status == BSPARSE_OK) {
     status =
-        map_activations(args, args.y, out_features(args), rows, kernel.store_batch, &params.y);
+        map_activations(args, args.y, out_features(args), width, kernel.store_batch, &params.y);
+  }
+  const void* w = args.w;
+  if (status == BSPARSE_OK && args.dtype == BSPARSE_FLOAT32 && args.plan.num_blocks > 0) {
+    char* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
+    const RoundWeights round = {static_cast<const float*>(args.w), reinterpret_cast<float*>(place),
+                                args.plan.num_blocks, args.block_size, args.transpose == 0};
+    status = check_cuda(launch_round_weights(round, stream), "rounding weights");
+    w = place;
   }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    status = make_tensor_map(args.dtype, args.w, args.block_size,
-                             int64_t{args.plan.num_blocks} * args.block_size, rows, rows,
-                             &params.w);
+    status = make_tensor_map(args.dtype, w, args.block_size,
+                             int64_t{args.plan.num_blocks} * args.block_size, width,
+                             std::min(args.block_size, 64), &params.w);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;
+  params.gate = args.gate;
   params.partials = static_cast<float*>(args.workspace);
   params.items = reinterpret_cast<const int4*>(args.plan.items);
   params.entries = args.plan.entries;
@@ -130,6 +147,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   params.num_blocks = args.plan.num_blocks;
   params.activation = args.activation;
   const int64_t batch_tiles = (args.batch - 1) / kernel.batch_tile + 1;
+  params.keeps_weights = batch_tiles > 1 && weight_bytes(args) <= kKeptWeightBytes;
   const int64_t tiles = batch_tiles * args.plan.num_items;
   if (tiles > INT32_MAX) {
     return fail(BSPARSE_INVALID_ARGUMENT, "a batch of %lld makes %lld tiles; expected at most %d",

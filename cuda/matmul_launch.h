@@ -11,9 +11,10 @@
 
 namespace bsparse {
 
-// The workspace of a matmul: partials, then the plan without gated blocks.
+// The workspace of a matmul: partials, then, of one column an item, the plan without gated blocks,
+// or, of Hopper's TF32 products, the weights as these want them.
 struct MatmulWorkspace {
-  size_t items, entries, bytes;  // offsets, and the whole
+  size_t items = 0, entries = 0, weights = 0, bytes;  // offsets, and the whole
 
   explicit MatmulWorkspace(const bsparse_matmul_args& args);
 };

@@ -38,6 +38,7 @@ struct UnionMatmulParams {
   CUtensorMap w;  // (blocks * bs, bs)
   CUtensorMap y;
   const void* bias;   // (out) or null
+  const float* gate;  // (blocks) or null; only tells which blocks are 0
   float* partials;    // (num_partials, outputs of an item, batch)
   const int4* items;
   const int32_t* entries;
@@ -47,6 +48,7 @@ struct UnionMatmulParams {
   uint32_t num_tiles;
   int32_t num_blocks;
   int32_t activation;
+  bool keeps_weights;  // in L2
 };
 
 // dw, or with more than one split float32 partials of it; one CTA `slots` blocks and a split.
@@ -95,6 +97,7 @@ struct Kernel {
   int shared_columns = 1;  // of a matmul kernel: those of them that share a product
   int cluster = 1;         // CTAs of a cluster
   int store_batch = 0;     // batch entries of a box of y
+  int box_features = 0;    // features that boxes of x and y are wide, and elements those of w
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
 };
@@ -113,10 +116,11 @@ Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
-// The sm90 family: 16-bit elements, blocks of 32 and more (dw: of 16 with features first). No kernel
-// for anything else.
+// The sm90 family: blocks of 32 and more (16-bit dw with features first: of 16), TF32 for products
+// with features last alone. No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
+Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);

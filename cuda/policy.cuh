@@ -33,13 +33,15 @@ struct MatmulTile {
 // gives at low density (docs/kernel-notes.md).
 //
 // A batch of up to kSmallBatch would leave most of such a tile empty, and there the weights'
-// bytes decide: a quarter of the tile, and more CTAs.
+// bytes decide: a quarter of the tile, and as many CTAs as registers allow, since each waits three
+// times for memory before it multiplies.
 inline constexpr int64_t kSmallBatch = 64;
 
 constexpr MatmulTile matmul_tile(int block_size, bool small_batch) {
   if (small_batch) {
-    if (block_size == 128) return {64, 2, 2, 64, 5, 2};
-    return {64, 4, 1, 64, 5, 3};
+    if (block_size == 128) return {64, 2, 2, 64, 5, 3};
+    if (block_size == 64) return {64, 4, 1, 64, 5, 4};
+    return {64, 4, 1, 64, 5, block_size == 32 ? 6 : 8};
   }
   if (block_size == 128) return {128, 2, 2, 128, 2, 2};  // 64 KB
   if (block_size == 64) return {256, 4, 1, 128, 2, 2};   // 80 KB: two CTAs in an A100's 164 KB

@@ -61,7 +61,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
                                         shared.w(stage) + group * Traits::kGroupBytesW);
         const uint64_t b = ptx::operand(Traits::kLayoutB, shared.x(stage));
 #pragma unroll
-        for (int k = 0; k < Traits::kDepth / 16; ++k) {
+        for (int k = 0; k < Traits::kSteps; ++k) {
           ptx::wgmma<Element, Traits::kBatchTile, Traits::kTransposeA, Traits::kTransposeB>(
               sums, a + (k * Traits::kStepA >> 4), b + (k * Traits::kStepB >> 4));
         }
@@ -102,11 +102,11 @@ __global__ void __cluster_dims__(Traits::kCluster, 1, 1) __launch_bounds__(kUnio
   ptx::cluster_barrier();
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == kConsumers) {
-    ptx::give_registers<40>();
+    ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
     if (producer < kProducers) produce(params, shared, producer);
   } else {
-    ptx::take_registers<232>();
+    ptx::take_registers<216>();
     consume(params, shared, warpgroup);
   }
   // Others may still write to this CTA's shared memory.
@@ -122,7 +122,8 @@ Kernel sm90_matmul_entry() {
           .columns = Traits::kItemColumns,
           .shared_columns = Traits::kGroupColumns,
           .cluster = Traits::kCluster,
-          .store_batch = Traits::kRoundBatch};
+          .store_batch = Traits::kRoundBatch,
+          .box_features = Traits::kDepth};
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
@@ -136,20 +137,29 @@ Kernel sm90_matmul_for(bsparse_kernel family) {
       return sm90_matmul_entry<
           Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_PAIR>>();
     case BSPARSE_SM90_SMALL:
-      return sm90_matmul_entry<
-          Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_SMALL>>();
+      if constexpr (kBlockSize >= smallest_union_block(kUnionSmallBatch)) {
+        return sm90_matmul_entry<
+            Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_SMALL>>();
+      }
+      return {};
     default: return {};
   }
 }
 
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
-  if (variant.feature_axis == 0) {
-    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
-                             : sm90_matmul_for<Math, kBlockSize, 0, false>(variant.family);
+  if constexpr (sizeof(typename Math::Element) == 4) {
+    // Weight blocks come as (outputs, inputs) in both directions.
+    if (variant.feature_axis == 0) return {};
+    return sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+  } else {
+    if (variant.feature_axis == 0) {
+      return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
+                               : sm90_matmul_for<Math, kBlockSize, 0, false>(variant.family);
+    }
+    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family)
+                             : sm90_matmul_for<Math, kBlockSize, 1, false>(variant.family);
   }
-  return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family)
-                           : sm90_matmul_for<Math, kBlockSize, 1, false>(variant.family);
 }
 
 template <class Math>

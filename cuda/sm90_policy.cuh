@@ -26,29 +26,37 @@ struct UnionTile {
   int depth;          // terms of the sum in a stage, all from one entry
 };
 
-constexpr UnionTile union_tile(int block_size, bsparse_kernel family) {
+// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once.
+constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
+  const int most = 128 / element_size;
   return {family == BSPARSE_SM90_PAIR ? 2 : 1, family == BSPARSE_SM90_SMALL ? 64 : 256,
-          block_size < 64 ? block_size : 64};
+          block_size < most ? block_size : most};
 }
 
 // Where two CTAs that share x beat one: they read it half as often, but wait for each other, and
 // copies of few rows cost as much as copies of many. Measured on an H100 (docs/kernel-notes.md).
-constexpr bool pairs_pay(int block_size, int feature_axis, float density) {
+constexpr bool pairs_pay(int block_size, float density) {
   if (block_size == 128) return true;
-  if (block_size == 64) return density > 0.15f || density < 0.08f;
-  return feature_axis == 1 || density > 0.15f;
+  return density > 0.15f || (block_size == 64 && density < 0.08f);
 }
 
 // Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,
 // and y on its way out does not push x out of the L2 cache.
 inline constexpr int64_t kUnionGroupBytes = 4 << 20;
 
+// Weights of up to so many bytes are kept in L2 ahead of anything else, since every batch tile reads
+// them again. More would leave too little room for x.
+inline constexpr int64_t kKeptWeightBytes = 8 << 20;
+
 // Stored blocks of one output column that a CTA of the weight gradient computes at once: as many as
 // its registers hold, and shared memory three stages of.
 constexpr int column_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
 
-// Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
+// Up to here a batch tile of 64 wastes less than it costs in reading the weights again. Smaller
+// blocks leave such batches to the sm80 family: an SM has one union tile, which waits for its
+// copies one by one, but six or eight of those.
 inline constexpr int64_t kUnionSmallBatch = 64;
+constexpr int smallest_union_block(int64_t batch) { return batch <= kUnionSmallBatch ? 64 : 32; }
 
 }  // namespace bsparse
 

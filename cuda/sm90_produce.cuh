@@ -55,6 +55,8 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
     const int shift = Traits::kColumns > 1 ? group * kShare : 0;
     return (columns >> shift & ((1u << kShare) - 1)) != 0;
   };
+  const uint64_t policy =
+      params.keeps_weights ? ptx::policy_keep() : ptx::policy_normal();
   StageCursor<Traits::kStages> cursor;
   TileWalk<Traits::kCluster> walk(params);
   int next = read(walk.item.y, walk.item.z - walk.item.y);
@@ -63,7 +65,11 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
     const int entries = walk.item.z - walk.item.y;
     if (entries == 0) next = read(walk.next_item.y, walk.next_item.z - walk.next_item.y);
     for (int first = 0; first < entries; first += kRecords) {
-      const int word = next;
+      int word = next;
+      // A block whose gate is 0 counts as missing.
+      if (params.gate != nullptr && holds_weight && word >= 0 && params.gate[word] == 0.0f) {
+        word = -1;
+      }
       const int left = entries - first - kRecords;
       next = left > 0 ? read(walk.item.y + first + kRecords, left)
                       : read(walk.next_item.y, walk.next_item.z - walk.next_item.y);
@@ -99,16 +105,13 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
                              batch_begin + b * Traits::kBoxBatch, full);
             }
           } else if (has_w && record == r) {
-            if constexpr (Traits::kColumns == 1) {
-              const int g = producer - 1;
-              ptx::copy_box_to_shared(
-                  shared.w(stage) + g * Traits::kGroupBytesW, &params.w,
-                  64 * (Traits::kTranspose ? part : g), row + 64 * (Traits::kTranspose ? g : part),
-                  full);
-            } else {
-              ptx::copy_box_to_shared(shared.w(stage) + slot * Traits::kBoxBytes, &params.w, 0,
-                                      row, full);
-            }
+            // Which of the two halves of a block of 128, and else its only one.
+            const int half = Traits::kColumns == 1 ? producer - 1 : 0;
+            const int box = Traits::kColumns == 1 ? half : slot;
+            const int reduction = part * Traits::kDepth, output = 64 * half;
+            ptx::copy_box_to_shared(shared.w(stage) + box * Traits::kBoxBytes, &params.w,
+                                    Traits::kOutputRows ? reduction : output,
+                                    row + (Traits::kOutputRows ? output : reduction), full, policy);
           }
           __syncwarp();
           // All producers count: one that fell a round behind would mistake the ring's parity.
