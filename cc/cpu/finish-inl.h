@@ -91,11 +91,16 @@ void FinishSums(const Finish<T>& finish) {
   if (!finish.transposed) {
     StoreRows(finish.sums, finish.rows, finish.columns, finish.y, finish.y_stride);
   } else if constexpr (std::is_same<T, Sum>::value) {
-    TransposeLanes<16>(finish.sums, finish.columns, finish.rows, finish.columns, finish.y,
-                       finish.y_stride);
+    // Rows of y one cache line's worth after the other, each as a whole.
+    constexpr int64_t kColumns = 16;
+    for (int64_t j = 0; j < finish.columns; j += kColumns) {
+      TransposeLanes(finish.sums + j, finish.columns, finish.rows,
+                     HWY_MIN(kColumns, finish.columns - j), finish.y + j * finish.y_stride,
+                     finish.y_stride);
+    }
   } else {
-    TransposeLanes<16>(finish.sums, finish.columns, finish.rows, finish.columns,
-                       finish.workspace, finish.rows);
+    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.workspace,
+                   finish.rows);
     StoreRows(finish.workspace, finish.columns, finish.rows, finish.y, finish.y_stride);
   }
 }

@@ -36,6 +36,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class D>
 struct MulAddOps {
   using Elem = hn::TFromD<D>;
+  using Stored = Elem;
   using Sum = Elem;
   using V = hn::Vec<D>;
   using BVector = V;
@@ -72,9 +73,12 @@ void Multiply(const Product<Elem>& product) {
 struct EightsOps : MulAddOps<hn::ScalableTag<float>> {
   using D = hn::ScalableTag<float>;
 
-  static HWY_INLINE V BroadcastTwo(const Elem* p) {
-    const hn::Repartition<double, D> d64;
-    return hn::BitCast(D(), hn::Set(d64, *reinterpret_cast<const double*>(p)));
+  // Not double: broadcast as an integer, the whole product takes 0.76 of the time on Zen 4.
+  using Two = int64_t;
+
+  static HWY_INLINE V BroadcastTwo(const Two* p) {
+    const hn::Repartition<Two, D> d64;
+    return hn::BitCast(D(), hn::Set(d64, *p));
   }
   // Sums of neighbouring lanes: those of `first`, then those of `second`.
   static HWY_INLINE V AddTwos(V first, V second) {
@@ -97,7 +101,6 @@ Kernels<T, Elem> KernelsFor(void (*multiply)(const Product<Elem>&)) {
   kernels.scale = ScaleSums<T, T>;
   kernels.scale_to_float = ScaleSums<T, float>;
 #if HWY_TARGET == HWY_AVX3
-  if constexpr (sizeof(Elem) == sizeof(float)) kernels.pair_eights = PairEights<Elem>;
   if constexpr (std::is_same<Elem, float>::value) kernels.multiply_eights = MultiplyEights;
 #endif
   return kernels;

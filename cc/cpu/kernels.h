@@ -51,30 +51,37 @@ struct Product {
 };
 
 // C (8, 8) = A^T B for the weight gradient of a block of 8, whose rows are half a vector of
-// AVX-512: two steps of depth share a vector. A and B are (depth, 8) of two numbers each, those of
-// steps 2 d and 2 d + 1.
+// AVX-512: two steps of depth share a vector. A and B are of twos, those of steps 2 d and 2 d + 1;
+// `depth` and strides are in numbers of them.
 template <typename Elem>
 struct ProductOfEights {
-  const Elem* a = nullptr;
-  const Elem* b = nullptr;
-  const Elem* next_a = nullptr;  // is prefetched meanwhile
+  const Elem* a = nullptr;  // a[2 * (i * a_row_stride + d * a_depth_stride)]; one stride is 1
+  int64_t a_row_stride = 1;
+  int64_t a_depth_stride = 8;
+  const Elem* b = nullptr;       // (depth, 8)
+  const Elem* next_a = nullptr;  // 16 of `depth` from here on are prefetched meanwhile
   int64_t depth = 0;
   Accumulator<Elem>* c = nullptr;
   bool accumulate = false;
 };
 
-// Copies activations to the type and order they are multiplied in. `out` is (rows, columns), or for
-// pairs (rows / 2, columns): each of them pairs two numbers of one column, an odd last one with 0.
+// Copies activations to the type and order they are multiplied in: blocks of (rows, columns), or
+// for pairs (rows / 2, columns): each of them pairs two numbers of one column, an odd last one
+// with 0.
 template <typename T, typename Elem>
 struct Pack {
   const T* in = nullptr;  // in[i * in_stride + j], or transposed: in[j * in_stride + i]
   int64_t in_stride = 0;
   bool transposed = false;
   bool pairs_adjacent = false;  // pairs are of adjacent columns, as they lie in memory
+  // As ProductOfEights reads them: (rows / 2, 8) of two Elem each; columns and out_stride are 8.
+  bool in_eights = false;
   Elem* out = nullptr;
   int64_t out_stride = 0;
   int64_t rows = 0;
-  int64_t columns = 0;
+  int64_t columns = 0;  // of a block
+  int64_t blocks = 1;   // side by side in the input
+  int64_t out_block_stride = 0;
 };
 
 // Rewrites one weight block as (depth, outputs), or (depth / 2, outputs) pairs: rounded to T,
@@ -107,8 +114,6 @@ struct Kernels {
   void (*multiply)(const Product<Elem>& product);
   // Null where vectors hold but 8 sums.
   void (*multiply_eights)(const ProductOfEights<Elem>& product) = nullptr;
-  // (2 depth, 8) to (depth, 8) of two each, in place.
-  void (*pair_eights)(Elem* rows, int64_t depth) = nullptr;
   void (*pack)(const Pack<T, Elem>& pack);
   void (*prepare_weights)(const WeightBlock& block, Elem* out);
   void (*finish)(const Finish<T>& finish);

@@ -20,9 +20,9 @@ constexpr int64_t kLargestPanel = 192;
 
 constexpr int64_t kPackedBytes = 16 << 20;      // the most activations packed at a time
 constexpr int64_t kPackedFeatures = 256;        // of a unit of packing
-constexpr int64_t kPackedRows = 8;              // whose lines an 8-way cache holds at any distance
 constexpr int64_t kLongestDirectStride = 2048;  // bytes
 constexpr int kLargestPackedBlock = 32;         // of tall products
+constexpr int kLargestNarrowBlock = 16;         // one vector or less
 constexpr int64_t kWideStep = 16;               // wide products take multiples of this batch
 constexpr int64_t kTallStep = 24;               // a multiple of the rows of every tall tile
 constexpr int64_t kCyclesOfUnit = 40000;        // about ten microseconds
@@ -33,7 +33,7 @@ bool IsZeroOrOne(float gate) { return gate == 0.0f || gate == 1.0f; }
 
 // One call. Its batch becomes the columns of Products ("wide") or the rows ("tall"):
 //  - features first: wide, as vectors of batch lie in memory;
-//  - features last: tall, as vectors of outputs lie in w. But blocks of 8 are too narrow for that,
+//  - features last: tall, as vectors of outputs lie in w. But small blocks are too narrow for that,
 //    and go wide, their activations transposed;
 //  - what does not fill the vectors of a wide product goes tall, transposed.
 template <typename T, typename Elem>
@@ -56,7 +56,8 @@ class Matmul {
   }
 
   void Run() const {
-    const bool goes_wide = !features_last_ || (bs_ == 8 && sizeof(Sum) == sizeof(float));
+    const bool goes_wide =
+        !features_last_ || (bs_ <= kLargestNarrowBlock && sizeof(Sum) == sizeof(float));
     const int64_t wide = goes_wide ? batch_ / kWideStep * kWideStep : 0;
     if (wide > 0) RunSection({0, wide, true});
     if (wide < batch_) RunSection({wide, batch_, false});
@@ -225,16 +226,14 @@ void Matmul<T, Elem>::PackPanel(const Section& panel, int64_t feature, int64_t f
     return;
   }
   pack.pairs_adjacent = kPairs;
-  pack.out_stride = bs_ / kPairing;
+  pack.in = X(panel.begin, feature);
+  pack.rows = panel.size();
   pack.columns = bs_;
-  for (int64_t n = 0; n < panel.size(); n += kPackedRows) {
-    pack.rows = std::min(kPackedRows, panel.size() - n);
-    for (int64_t f = feature; f < feature + features; f += bs_) {
-      pack.in = X(panel.begin + n, f);
-      pack.out = out + (f * panel.size() + n * bs_) / kPairing;
-      kernels_.pack(pack);
-    }
-  }
+  pack.blocks = features / bs_;
+  pack.out = out + feature * panel.size() / kPairing;
+  pack.out_stride = bs_ / kPairing;
+  pack.out_block_stride = panel.size() * bs_ / kPairing;
+  kernels_.pack(pack);
 }
 
 template <typename T, typename Elem>

@@ -14,13 +14,16 @@ namespace {
 // The batch is summed over in rounds of at most this much, so that what a round packs stays in the
 // shared cache.
 constexpr int64_t kRoundBatch = 512;
-constexpr int64_t kPackedFeatures = 128;  // of a unit of packing
-constexpr int64_t kSmallestInPlace = 32;  // numbers across a block, those of a pair counted twice
-constexpr int64_t kPackedRows = 8;        // whose lines an 8-way cache holds at any distance
+constexpr int64_t kPackedFeatures = 128;        // of a unit of packing
+constexpr int64_t kLongestDirectStride = 2048;  // bytes; for blocks that are not large
+constexpr int64_t kLargeBlock = 32;             // numbers across, those of a pair counted twice
+constexpr int64_t kWholeLines = 128;            // bytes
 
-// One call. For each round of the batch, x and dy are packed into panels (blocks, batch, bs):
-// whatever the feature axis, a block of dw is then the product of two panels read end to end. With
-// features first, large blocks of x are read where they are if they need no conversion.
+// One call. A block of dw is the product of two panels (batch, bs), of a block of x and one of dy:
+//  - with features first, x is read where it is if it needs no conversion, and otherwise packed
+//    before all products, as each of its panels serves several columns of blocks;
+//  - dy is packed a panel at a time by the thread that is about to use it, and so stays close to
+//    it; but narrow panels of features last, which share cache lines, before all products.
 template <typename T, typename Elem, typename Out>
 class MatmulDw {
  public:
@@ -36,9 +39,10 @@ class MatmulDw {
         bs_(args.block_size),
         batch_(args.batch),
         features_last_(args.feature_axis == 1),
-        packs_x_(features_last_ || bs_ * kPairing < kSmallestInPlace ||
-                 !(std::is_same<T, Elem>::value || (kPairing == 2 && batch_ % 2 == 0))),
-        in_eights_(bs_ == 8 && kernels.multiply_eights != nullptr) {
+        in_eights_(bs_ == 8 && kernels.multiply_eights != nullptr),
+        packs_x_(PacksX()),
+        packs_dy_first_(features_last_ &&
+                        bs_ * static_cast<int64_t>(sizeof(T)) < kWholeLines) {
     columns_.reserve(index_.num_blocks());
     for (int32_t k = 0; k < index_.out_blocks(); ++k) {
       columns_.insert(columns_.end(), index_.offsets()[k + 1] - index_.offsets()[k], k);
@@ -50,17 +54,17 @@ class MatmulDw {
       std::fill_n(static_cast<Out*>(args_.dw), index_.num_blocks() * bs_ * bs_, Out{});
       return;
     }
-    const Pieces rounds(batch_, kRoundBatch, kPairing);
+    const Pieces rounds(batch_, kRoundBatch, 2 * kPairing);
     const int64_t panel = PanelSize({0, std::min(batch_, kRoundBatch), true, true});
     const Scratch<Elem> x(packs_x_ ? index_.in_blocks() * panel : 0);
-    const Scratch<Elem> dy(index_.out_blocks() * panel);
+    const Scratch<Elem> dy(packs_dy_first_ ? index_.out_blocks() * panel : 0);
     // Sums outlive a round only if there are several, and dw itself cannot hold them.
     const bool keeps_sums = rounds.count > 1 && !kSumsInDw;
     const Scratch<Sum> kept_sums(keeps_sums ? index_.num_blocks() * bs_ * bs_ : 0);
     for (int64_t r = 0; r < rounds.count; ++r) {
       const Round round{rounds.Begin(r), rounds.End(r), r == 0, r + 1 == rounds.count};
       if (packs_x_) PackPanels(round, args_.x, index_.in_blocks(), x.get());
-      PackPanels(round, args_.dy, index_.out_blocks(), dy.get());
+      if (packs_dy_first_) PackPanels(round, args_.dy, index_.out_blocks(), dy.get());
       AddProducts(round, x.get(), dy.get(), keeps_sums ? kept_sums.get() : nullptr);
     }
   }
@@ -85,13 +89,21 @@ class MatmulDw {
     return args_.gate == nullptr ? 1.0f : args_.gate[weight_block];
   }
 
-  void PairEights(Elem* rows, int64_t count) const {
-    if (count % 2 == 1) std::fill_n(rows + count * bs_, bs_, Elem{});
-    kernels_.pair_eights(rows, CeilDiv(count, 2));
+  bool PacksX() const {
+    if (features_last_ || !(std::is_same<T, Elem>::value || kPairing == 2)) return true;
+    if (batch_ % (in_eights_ ? 2 * kPairing : kPairing) != 0) return true;
+    // Rows far apart fall on few sets of the caches.
+    return bs_ * kPairing < kLargeBlock &&
+           batch_ * static_cast<int64_t>(sizeof(T)) > kLongestDirectStride;
   }
+
+  void Pack(const Round& round, const void* activations, int64_t features, int64_t first_block,
+            int64_t blocks, Elem* panels) const;
   void PackPanels(const Round& round, const void* activations, int64_t blocks, Elem* panels) const;
-  void MultiplyEights(const Elem* x, const Elem* dy, const Elem* next_x, int64_t depth,
-                      bool accumulate, Sum* sums) const;
+  void Multiply(const Round& round, const Elem* x, const Elem* next_x, const Elem* dy,
+                Sum* sums) const;
+  void MultiplyEights(const Round& round, const Elem* x, const Elem* next_x, const Elem* dy,
+                      Sum* sums) const;
   void AddProducts(const Round& round, const Elem* x, const Elem* dy, Sum* kept_sums) const;
 
   const CpuMatmulDwArgs& args_;
@@ -100,73 +112,99 @@ class MatmulDw {
   const ParallelFor& parallel_for_;
   const BlockIndex& index_;
   const int64_t bs_, batch_;
-  const bool features_last_, packs_x_, in_eights_;
+  const bool features_last_, in_eights_, packs_x_, packs_dy_first_;
   std::vector<int32_t> columns_;  // the output column of each entry of the index
 };
+
+// Packs neighbouring blocks of x or dy, which have `features` in all.
+template <typename T, typename Elem, typename Out>
+void MatmulDw<T, Elem, Out>::Pack(const Round& round, const void* activations, int64_t features,
+                                  int64_t first_block, int64_t blocks, Elem* panels) const {
+  bsparse::Pack<T, Elem> pack;
+  const int64_t feature = first_block * bs_;
+  pack.in_stride = features_last_ ? features : batch_;
+  pack.in = static_cast<const T*>(activations) +
+            (features_last_ ? round.begin * features + feature : feature * batch_ + round.begin);
+  pack.transposed = !features_last_;
+  pack.in_eights = in_eights_;
+  pack.out = panels;
+  pack.out_stride = bs_;
+  pack.rows = round.end - round.begin;
+  pack.columns = bs_;
+  pack.blocks = blocks;
+  pack.out_block_stride = PanelSize(round);
+  kernels_.pack(pack);
+}
 
 template <typename T, typename Elem, typename Out>
 void MatmulDw<T, Elem, Out>::PackPanels(const Round& round, const void* activations,
                                         int64_t blocks, Elem* panels) const {
-  const int64_t rows = round.end - round.begin;
-  const int64_t in_stride = features_last_ ? blocks * bs_ : batch_;
-  // With features last, a row of a panel is but a part of a cache line, or a few: the panels of a
-  // unit are filled together, few rows at a time, so that no line is fetched twice.
-  const int64_t rows_at_a_time = features_last_ ? kPackedRows : rows;
   const int64_t blocks_of_unit = std::max<int64_t>(kPackedFeatures / bs_, 1);
-  const auto pack_unit = [&](int64_t first_block, int64_t last_block) {
-    for (int64_t row = 0; row < rows; row += rows_at_a_time) {
-      for (int64_t block = first_block; block < last_block; ++block) {
-        const int64_t n = round.begin + row, feature = block * bs_;
-        Pack<T, Elem> pack;
-        pack.in = static_cast<const T*>(activations) +
-                  (features_last_ ? n * in_stride + feature : feature * in_stride + n);
-        pack.in_stride = in_stride;
-        pack.transposed = !features_last_;
-        pack.out = panels + block * PanelSize(round) + row / kPairing * bs_;
-        pack.out_stride = bs_;
-        pack.rows = std::min(rows_at_a_time, rows - row);
-        pack.columns = bs_;
-        kernels_.pack(pack);
-        if (in_eights_) PairEights(pack.out, CeilDiv(pack.rows, kPairing));
-      }
-    }
-  };
-  parallel_for_(CeilDiv(blocks, blocks_of_unit), rows * blocks_of_unit * bs_,
+  parallel_for_(CeilDiv(blocks, blocks_of_unit), round.depth() * blocks_of_unit * bs_ / 2,
                 [&](int64_t first, int64_t last) {
-                  for (int64_t unit = first; unit < last; ++unit) {
-                    pack_unit(unit * blocks_of_unit, std::min((unit + 1) * blocks_of_unit, blocks));
-                  }
+                  const int64_t begin = first * blocks_of_unit;
+                  const int64_t end = std::min(last * blocks_of_unit, blocks);
+                  Pack(round, activations, blocks * bs_, begin, end - begin,
+                       panels + begin * PanelSize(round));
                 });
 }
 
 template <typename T, typename Elem, typename Out>
-void MatmulDw<T, Elem, Out>::MultiplyEights(const Elem* x, const Elem* dy,
-                                            const Elem* next_x, int64_t depth, bool accumulate,
-                                            Sum* sums) const {
+void MatmulDw<T, Elem, Out>::Multiply(const Round& round, const Elem* x, const Elem* next_x,
+                                      const Elem* dy, Sum* sums) const {
+  const typename Product<Elem>::Part part{0, 0, reinterpret_cast<const char*>(next_x)};
+  Product<Elem> product;
+  product.parts = &part;
+  product.num_parts = 1;
+  product.depth = round.depth();
+  product.ahead_bytes = round.depth() * bs_ * sizeof(Elem);
+  product.a = x;
+  product.a_row_stride = packs_x_ ? 1 : batch_ / kPairing;
+  product.a_depth_stride = packs_x_ ? bs_ : 1;
+  product.b = dy;
+  product.b_stride = bs_;
+  product.c = sums;
+  product.c_stride = bs_;
+  product.prefetches_c = true;
+  product.rows = bs_;
+  product.columns = bs_;
+  product.wide = true;
+  product.accumulate = !round.first;
+  kernels_.multiply(product);
+}
+
+template <typename T, typename Elem, typename Out>
+void MatmulDw<T, Elem, Out>::MultiplyEights(const Round& round, const Elem* x, const Elem* next_x,
+                                            const Elem* dy, Sum* sums) const {
   ProductOfEights<Elem> product;
+  product.a_row_stride = packs_x_ ? 1 : batch_ / kPairing / 2;
+  product.a_depth_stride = packs_x_ ? 8 : 1;
   product.c = sums;
   // Two chains at a time, as steps of depth go in twos.
+  const int64_t depth = CeilDiv(round.depth(), 2);
   for (int64_t d = 0; d < depth; d += kDepthOfChain) {
-    product.a = x + 16 * d;
+    product.a = x + 2 * d * product.a_depth_stride;
     product.b = dy + 16 * d;
     product.next_a = next_x + 16 * d;
     product.depth = std::min(kDepthOfChain, depth - d);
-    product.accumulate = accumulate || d > 0;
+    product.accumulate = !round.first || d > 0;
     kernels_.multiply_eights(product);
   }
 }
 
 // dw[b] += x[c]^T dy[k] over a round of the batch; the last one scales by the gate and rounds.
 template <typename T, typename Elem, typename Out>
-void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* x, const Elem* dy,
-                                         Sum* kept_sums) const {
+void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* packed_x,
+                                         const Elem* packed_dy, Sum* kept_sums) const {
   const int64_t block_size = bs_ * bs_;
   const int64_t panel = PanelSize(round);
-  const int64_t row = batch_ / kPairing;  // of x in place
-  if (!packs_x_) x = static_cast<const Elem*>(args_.x) + round.begin / kPairing;
+  const Elem* x = packs_x_ ? packed_x : static_cast<const Elem*>(args_.x) + round.begin / kPairing;
+  const int64_t x_stride = packs_x_ ? panel : bs_ * (batch_ / kPairing);
   parallel_for_(index_.num_blocks(), block_size * (round.depth() + 8) / 16,
                 [&](int64_t first, int64_t last) {
     const Scratch<Sum> scratch(block_size);
+    const Scratch<Elem> panel_of_column(packs_dy_first_ ? 0 : panel);
+    int32_t packed_column = -1;
     for (int64_t e = first; e < last; ++e) {
       const BlockIndex::Entry& entry = index_.entries()[e];
       Out* dw = static_cast<Out*>(args_.dw) + entry.weight_block * block_size;
@@ -178,29 +216,20 @@ void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* x, cons
       Sum* sums = kept_sums != nullptr ? kept_sums + entry.weight_block * block_size
                                        : scratch.get();
       if constexpr (kSumsInDw) sums = dw;
+      const int32_t column = columns_[e];
+      const Elem* dy = packed_dy + column * panel;
+      if (!packs_dy_first_) {
+        if (column != packed_column) {
+          Pack(round, args_.dy, index_.out_blocks() * bs_, column, 1, panel_of_column.get());
+        }
+        packed_column = column;
+        dy = panel_of_column.get();
+      }
+      const int64_t next = index_.entries()[std::min(e + 1, last - 1)].in_block;
       if (in_eights_) {
-        const int64_t next = index_.entries()[std::min(e + 1, last - 1)].in_block;
-        MultiplyEights(x + entry.in_block * panel, dy + columns_[e] * panel, x + next * panel,
-                       panel / 16, !round.first, sums);
+        MultiplyEights(round, x + entry.in_block * x_stride, x + next * x_stride, dy, sums);
       } else {
-        const typename Product<Elem>::Part part{
-            entry.in_block * (packs_x_ ? panel : bs_ * row), columns_[e] * panel, nullptr};
-        Product<Elem> product;
-        product.parts = &part;
-        product.num_parts = 1;
-        product.depth = round.depth();
-        product.a = x;
-        product.a_row_stride = packs_x_ ? 1 : row;
-        product.a_depth_stride = packs_x_ ? bs_ : 1;
-        product.b = dy;
-        product.b_stride = bs_;
-        product.c = sums;
-        product.c_stride = bs_;
-        product.rows = bs_;
-        product.columns = bs_;
-        product.wide = true;
-        product.accumulate = !round.first;
-        kernels_.multiply(product);
+        Multiply(round, x + entry.in_block * x_stride, x + next * x_stride, dy, sums);
       }
       if (round.last && (!kSumsInDw || gate != 1.0f)) scale_(sums, block_size, gate, dw);
     }

@@ -384,7 +384,7 @@ TEST_P(EveryProduct, DwAgreesWithLoops) {
   if (options.transpose) return;  // dw has no transposed form
   const int64_t bs = options.block_size;
   int seed = 0;
-  for (const int64_t batch : {0, 1, 2, 7, 16, 33, 131, 700}) {
+  for (const int64_t batch : {0, 1, 2, 7, 16, 33, 131, 256, 512, 700}) {
     if (bs * batch > 64 * 131 && batch > 33) continue;
     if (!IsBestTarget() && batch != 7 && batch != 33) continue;
     options.batch = batch;

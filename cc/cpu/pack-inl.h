@@ -2,12 +2,40 @@
 //
 // Included once for each instruction set, inside its namespace: hence no include guard.
 
+// kVectors at a time, and all loaded before they are stored: GCC takes the plain loop for a memcpy,
+// and calls one for every row.
+template <int kVectors, class D, typename T>
+HWY_INLINE void CopyVectors(D d, const T* in, hn::TFromD<D>* out) {
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  hn::Vec<D> v[kVectors];
+  for (int i = 0; i < kVectors; ++i) v[i] = LoadAs(d, in + i * kLanes);
+  for (int i = 0; i < kVectors; ++i) hn::StoreU(v[i], d, out + i * kLanes);
+}
+
+template <int kVectors, class D, typename T>
+HWY_INLINE void CopyRowsOf(D d, const T* in, int64_t in_stride, int64_t rows, hn::TFromD<D>* out,
+                           int64_t out_stride) {
+  for (int64_t i = 0; i < rows; ++i, in += in_stride, out += out_stride) {
+    CopyVectors<kVectors>(d, in, out);
+  }
+}
+
 template <typename T, typename Out>
 void CopyRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns, Out* out,
               int64_t out_stride) {
-  for (int64_t i = 0; i < rows; ++i) {
+  const hn::ScalableTag<Out> d;
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  if (columns == kLanes) return CopyRowsOf<1>(d, in, in_stride, rows, out, out_stride);
+  if (columns == 2 * kLanes) return CopyRowsOf<2>(d, in, in_stride, rows, out, out_stride);
+  if (columns == 4 * kLanes) return CopyRowsOf<4>(d, in, in_stride, rows, out, out_stride);
+#if HWY_TARGET != HWY_SCALAR
+  if (columns == 8 && kLanes > 8) {
+    return CopyRowsOf<1>(hn::CappedTag<Out, 8>(), in, in_stride, rows, out, out_stride);
+  }
+#endif
+  for (int64_t i = 0; i < rows; ++i, in += in_stride, out += out_stride) {
     ForEachVector<Out>(columns, [&](auto d, int64_t j) HWY_ATTR {
-      hn::StoreU(LoadAs(d, in + i * in_stride + j), d, out + i * out_stride + j);
+      CopyVectors<1>(d, in + j, out + j);
     });
   }
 }
@@ -72,10 +100,10 @@ int64_t TransposeStrips(D d, const hn::TFromD<D>* in, int64_t in_stride, int64_t
 }
 #endif
 
-// out[j * out_stride + i] = in[i * in_stride + j]. kLanes is the most rows to take at a time: 16
-// give whole cache lines of output, but 8 are better where the input's stride may be a large power
-// of two, as more lines than that would drive each other out of an 8-way cache.
-template <int kLanes, typename Lane>
+// out[j * out_stride + i] = in[i * in_stride + j]. Up to 16 rows at a time give whole cache lines
+// of output, but 8 are better where rows are so far apart that they drive each other out of an
+// 8-way cache.
+template <typename Lane>
 void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t columns, Lane* out,
                     int64_t out_stride) {
   int64_t full_rows = 0, full_columns = 0;
@@ -85,7 +113,8 @@ void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t col
   const auto strips = [&](auto d) HWY_ATTR {
     full_rows = TransposeStrips(d, in, in_stride, full_rows, rows, full_columns, out, out_stride);
   };
-  if constexpr (kLanes > 8) strips(hn::CappedTag<Lane, 4 * kBlock>());
+  const bool collides = in_stride * sizeof(Lane) % 1024 == 0;
+  if (4 * kBlock <= 8 || !collides) strips(hn::CappedTag<Lane, 4 * kBlock>());
   strips(hn::CappedTag<Lane, 2 * kBlock>());
   strips(hn::CappedTag<Lane, kBlock>());
 #endif
@@ -96,11 +125,12 @@ void TransposeLanes(const Lane* in, int64_t in_stride, int64_t rows, int64_t col
   }
 }
 
-template <int kLanes, typename T, typename Out>
+// The same from any type that Out holds.
+template <typename T, typename Out>
 void TransposeRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns, Out* out,
                    int64_t out_stride) {
   if constexpr (std::is_same<T, Out>::value) {
-    TransposeLanes<kLanes>(in, in_stride, rows, columns, out, out_stride);
+    TransposeLanes(in, in_stride, rows, columns, out, out_stride);
   } else {  // widened a piece at a time
     constexpr int64_t kRows = 16, kColumns = 64;
     alignas(64) Out wide[kRows * kColumns];
@@ -109,8 +139,8 @@ void TransposeRows(const T* in, int64_t in_stride, int64_t rows, int64_t columns
       for (int64_t j = 0; j < columns; j += kColumns) {
         const int64_t piece_columns = HWY_MIN(kColumns, columns - j);
         CopyRows(in + i * in_stride + j, in_stride, piece_rows, piece_columns, wide, kColumns);
-        TransposeLanes<16>(wide, kColumns, piece_rows, piece_columns, out + j * out_stride + i,
-                           out_stride);
+        TransposeLanes(wide, kColumns, piece_rows, piece_columns, out + j * out_stride + i,
+                       out_stride);
       }
     }
   }
@@ -136,13 +166,12 @@ inline void PairRows(const BFloat16* in, int64_t in_stride, int64_t rows, int64_
 }
 
 // out[p * out_stride + i] pairs in[i * in_stride + 2 p] with the number to the right of it, or 0.
-template <int kLanes>
-void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t columns,
+inline void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t columns,
                         BFloat16Pair* out, int64_t out_stride) {
   // Pairs as they lie in memory are moved like floats; a float's bits do not change on the way.
   if (in_stride % 2 == 0) {
-    TransposeLanes<kLanes>(reinterpret_cast<const float*>(in), in_stride / 2, rows, columns / 2,
-                           reinterpret_cast<float*>(out), out_stride);
+    TransposeRows(reinterpret_cast<const float*>(in), in_stride / 2, rows, columns / 2,
+                  reinterpret_cast<float*>(out), out_stride);
   } else {
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t p = 0; p < columns / 2; ++p) {
@@ -158,20 +187,112 @@ void PairColumns(const BFloat16* in, int64_t in_stride, int64_t rows, int64_t co
 }
 
 template <typename T, typename Elem>
-void PackActivations(const Pack<T, Elem>& pack) {
+HWY_INLINE void PackRows(const Pack<T, Elem>& pack, const T* in, int64_t rows, Elem* out) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
     if (pack.pairs_adjacent) {
-      CopyRows(reinterpret_cast<const float*>(pack.in), pack.in_stride / 2, pack.rows,
-               pack.columns / 2, reinterpret_cast<float*>(pack.out), pack.out_stride);
+      CopyRows(reinterpret_cast<const float*>(in), pack.in_stride / 2, rows, pack.columns / 2,
+               reinterpret_cast<float*>(out), pack.out_stride);
     } else if (pack.transposed) {
-      PairColumns<8>(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
+      PairColumns(in, pack.in_stride, pack.columns, rows, out, pack.out_stride);
     } else {
-      PairRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
+      PairRows(in, pack.in_stride, rows, pack.columns, out, pack.out_stride);
     }
   } else if (pack.transposed) {
-    TransposeRows<8>(pack.in, pack.in_stride, pack.columns, pack.rows, pack.out, pack.out_stride);
+    TransposeRows(in, pack.in_stride, pack.columns, rows, out, pack.out_stride);
   } else {
-    CopyRows(pack.in, pack.in_stride, pack.rows, pack.columns, pack.out, pack.out_stride);
+    CopyRows(in, pack.in_stride, rows, pack.columns, out, pack.out_stride);
+  }
+}
+
+#if HWY_TARGET == HWY_AVX3
+// Row i of 8 numbers.
+template <class D, typename T>
+HWY_INLINE hn::Vec<D> LoadEight(D d, const Pack<T, float>& pack, const T* in, int64_t i,
+                                int64_t rows) {
+  return i < rows ? LoadAs(d, in + i * pack.in_stride) : hn::Zero(d);
+}
+
+// Rows i and i + 1 as 8 pairs.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadEight(D d, const Pack<BFloat16, BFloat16Pair>& pack, const BFloat16* in,
+                                int64_t i, int64_t rows) {
+  const hn::Rebind<uint32_t, D> d32;
+  const hn::Rebind<uint16_t, D> d16;
+  if (i >= rows) return hn::Zero(d);
+  const auto* bits = reinterpret_cast<const uint16_t*>(in + i * pack.in_stride);
+  auto pairs = hn::PromoteTo(d32, hn::LoadU(d16, bits));
+  if (i + 1 < rows) {
+    const auto upper = hn::PromoteTo(d32, hn::LoadU(d16, bits + pack.in_stride));
+    pairs = hn::Or(pairs, hn::ShiftLeft<16>(upper));
+  }
+  return hn::BitCast(d, pairs);
+}
+
+template <typename T, typename Elem>
+void PackEights(const Pack<T, Elem>& pack, const T* in, int64_t rows, Elem* out) {
+  constexpr int64_t kStep = std::is_same<Elem, BFloat16Pair>::value ? 2 : 1;
+  constexpr int64_t kInTwo = 2 * kStep;
+  if constexpr (kStep * sizeof(T) == sizeof(float)) {
+    if (pack.transposed && pack.in_stride % kInTwo == 0 && rows % kInTwo == 0) {
+      // Twos as they lie in memory are moved like doubles.
+      return TransposeRows(reinterpret_cast<const double*>(in), pack.in_stride / kInTwo, 8,
+                           rows / kInTwo, reinterpret_cast<double*>(out), 8);
+    }
+  }
+  const hn::ScalableTag<float> d;
+  const hn::Half<decltype(d)> half;
+  alignas(64) static constexpr int32_t kOrder[16] = {0, 8,  1, 9,  2, 10, 3, 11,
+                                                     4, 12, 5, 13, 6, 14, 7, 15};
+  const auto order = hn::SetTableIndices(d, kOrder);
+  auto* lanes = reinterpret_cast<float*>(out);
+  if (!pack.transposed) {
+    for (int64_t i = 0; i < rows; i += kInTwo, lanes += 16) {
+      const auto lower = LoadEight(half, pack, in, i, rows);
+      const auto upper = LoadEight(half, pack, in, i + kStep, rows);
+      hn::StoreU(hn::TableLookupLanes(hn::Combine(d, upper, lower), order), d, lanes);
+    }
+    return;
+  }
+  PackRows(pack, in, rows, out);
+  const int64_t steps = (rows + kStep - 1) / kStep;
+  if (steps % 2 == 1) std::memset(out + 8 * steps, 0, 8 * sizeof(Elem));
+  for (int64_t i = 0; i < steps; i += 2, lanes += 16) {
+    hn::StoreU(hn::TableLookupLanes(hn::LoadU(d, lanes), order), d, lanes);
+  }
+}
+#endif
+
+// One block, or some rows of it.
+template <typename T, typename Elem>
+HWY_INLINE void PackBlock(const Pack<T, Elem>& pack, const T* in, int64_t rows, Elem* out) {
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (sizeof(Elem) == sizeof(float)) {
+    if (pack.in_eights) return PackEights(pack, in, rows, out);
+  }
+#endif
+  PackRows(pack, in, rows, out);
+}
+
+template <typename T, typename Elem>
+void PackActivations(const Pack<T, Elem>& pack) {
+  if (pack.transposed || pack.blocks == 1) {
+    const int64_t distance = pack.columns * (pack.transposed ? pack.in_stride : 1);
+    for (int64_t block = 0; block < pack.blocks; ++block) {
+      PackBlock(pack, pack.in + block * distance, pack.rows,
+                pack.out + block * pack.out_block_stride);
+    }
+    return;
+  }
+  // A row of a block is but a part of a cache line, or a few: blocks are filled together, a few
+  // rows at a time, whose lines an 8-way cache holds at any distance.
+  constexpr int64_t kRows = 8;
+  const int64_t pairing = std::is_same<Elem, BFloat16Pair>::value && !pack.pairs_adjacent ? 2 : 1;
+  for (int64_t i = 0; i < pack.rows; i += kRows) {
+    const int64_t rows = HWY_MIN(kRows, pack.rows - i);
+    for (int64_t block = 0; block < pack.blocks; ++block) {
+      PackBlock(pack, pack.in + i * pack.in_stride + block * pack.columns, rows,
+                pack.out + block * pack.out_block_stride + i / pairing * pack.out_stride);
+    }
   }
 }
 
@@ -189,12 +310,12 @@ template <typename T, typename Elem>
 void PrepareBlock(const T* w, int bs, bool transposed, Elem* out) {
   if constexpr (std::is_same<Elem, BFloat16Pair>::value) {
     if (transposed) {
-      PairColumns<16>(w, bs, bs, bs, out, bs);
+      PairColumns(w, bs, bs, bs, out, bs);
     } else {
       PairRows(w, bs, bs, bs, out, bs);
     }
   } else if (transposed) {
-    TransposeRows<16>(w, bs, bs, bs, out, bs);
+    TransposeRows(w, bs, bs, bs, out, bs);
   } else {
     CopyRows(w, bs, bs, bs, out, bs);
   }
@@ -217,18 +338,3 @@ void PrepareWeights(const WeightBlock& block, Elem* out) {
   }
   PrepareBlock(w, bs, block.transposed, out);
 }
-
-#if HWY_TARGET == HWY_AVX3
-// (2 depth, 8) to (depth, 8) of two each, in place.
-template <typename Elem>
-void PairEights(Elem* rows, int64_t depth) {
-  const hn::ScalableTag<uint32_t> d;
-  alignas(64) static constexpr int32_t kOrder[16] = {0, 8,  1, 9,  2, 10, 3, 11,
-                                                     4, 12, 5, 13, 6, 14, 7, 15};
-  const auto order = hn::SetTableIndices(d, kOrder);
-  auto* lanes = reinterpret_cast<uint32_t*>(rows);
-  for (int64_t i = 0; i < depth; ++i, lanes += 16) {
-    hn::StoreU(hn::TableLookupLanes(hn::LoadU(d, lanes), order), d, lanes);
-  }
-}
-#endif

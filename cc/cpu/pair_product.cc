@@ -31,12 +31,14 @@ namespace avx512_bf16 {
 
 struct FullOps {
   using Elem = BFloat16Pair;
+  using Stored = BFloat16;
   using Sum = float;
   using V = __m512;
   using BVector = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int kRegisters = 32;
   static constexpr int kChains = 1;
+  using Two = int64_t;
 
   static HWY_INLINE V Zero() { return _mm512_setzero_ps(); }
   static HWY_INLINE BVector Load(const Elem* p) { return _mm512_loadu_si512(p); }
@@ -49,9 +51,7 @@ struct FullOps {
   }
   static HWY_INLINE V Add(V a, V b) { return _mm512_add_ps(a, b); }
   static HWY_INLINE void Store(V v, Sum* p) { _mm512_storeu_ps(p, v); }
-  static HWY_INLINE BVector BroadcastTwo(const Elem* p) {
-    return _mm512_set1_epi64(*reinterpret_cast<const int64_t*>(p));
-  }
+  static HWY_INLINE BVector BroadcastTwo(const Two* p) { return _mm512_set1_epi64(*p); }
   static HWY_INLINE V AddTwos(V first, V second) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -64,6 +64,7 @@ struct FullOps {
 // For blocks of 8.
 struct HalfOps {
   using Elem = BFloat16Pair;
+  using Stored = BFloat16;
   using Sum = float;
   using V = __m256;
   using BVector = __m256i;

@@ -7,6 +7,7 @@
 //   BVector            as many Elem
 //   Zero(), Load(const Elem*), Broadcast(const Elem*), MulAdd(a, b, sum), LoadSums(const Sum*),
 //   Add(V, V), Store(V, Sum*)
+//   Stored             the type of a number in A and B: Elem, or what it holds two of
 //   kRegisters         how many V the machine holds
 //   kChains            1, or 2 if eight sums are too few to hide the latency of MulAdd
 
@@ -54,6 +55,23 @@ class AdjacentRows {
   int64_t stride_;
 };
 
+// The rows of A in a tile of packed activations, whose distance is known: one pointer will do.
+template <int kStride>
+struct PackedBy {
+  template <typename Elem, int kRows>
+  class Rows {
+   public:
+    HWY_INLINE Rows(const Elem* first, int64_t) : base_(first) {}
+
+    HWY_INLINE const Elem* operator[](int row) const { return base_ + row * kStride; }
+
+    HWY_INLINE void Advance() { ++base_; }
+
+   private:
+    const Elem* base_;
+  };
+};
+
 // sums += the product of one column of A and one row of B.
 template <class Ops, int kRows, int kVectors, class RowsOfA>
 HWY_INLINE void AddOuterProduct(const RowsOfA& a, const typename Ops::Elem* b,
@@ -98,9 +116,9 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
   constexpr int kSteps = 4;
   using Elem = typename Ops::Elem;
   using Rows = RowsOfA<Elem, kRows>;
-  constexpr bool kDistant = std::is_same<Rows, DistantRows<Elem, kRows>>::value;
-  const int64_t a_stride = kDistant ? p.a_row_stride : p.a_depth_stride;
-  const int64_t a_offset = kDistant ? i0 * a_stride : i0;
+  constexpr bool kAdjacent = std::is_same<Rows, AdjacentRows<Elem, kRows>>::value;
+  const int64_t a_stride = kAdjacent ? p.a_depth_stride : p.a_row_stride;
+  const int64_t a_offset = kAdjacent ? i0 : i0 * a_stride;
   const int64_t b_stride = p.b_stride;
   const int64_t ahead_begin = ahead->begin;
   const int64_t ahead_end = HWY_MIN(ahead->begin + ahead->step, ahead->end);
@@ -169,24 +187,39 @@ HWY_NOINLINE void MultiplyTile(const Product<typename Ops::Elem>& p, int64_t i0,
 }
 
 // All columns of rows from i0 on, `kRows` at a time while there are as many, then half as many.
-template <class Ops, int kRows, int kVectors>
+template <class Ops, template <typename, int> class RowsOfA, int kRows, int kVectors>
 HWY_INLINE void MultiplyRowsFrom(const Product<typename Ops::Elem>& p, int64_t i0, Ahead* ahead) {
   for (; i0 + kRows <= p.rows; i0 += kRows) {
     for (int64_t j0 = 0; j0 < p.columns; j0 += kVectors * Ops::kLanes) {
-      MultiplyTile<Ops, DistantRows, kRows, kVectors>(p, i0, j0, ahead);
+      MultiplyTile<Ops, RowsOfA, kRows, kVectors>(p, i0, j0, ahead);
     }
   }
-  if constexpr (kRows > 1) MultiplyRowsFrom<Ops, kRows / 2, kVectors>(p, i0, ahead);
+  if constexpr (kRows > 1) MultiplyRowsFrom<Ops, RowsOfA, kRows / 2, kVectors>(p, i0, ahead);
 }
 
-// A's rows are rows of activations, and C is narrow. Of the narrowest tiles, more rows would want
-// more pointers than there are registers.
-template <class Ops, int kVectors>
-HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
-  constexpr int kRows = kVectors == 1 ? 8 : (Ops::kRegisters == 32 ? 24 : 12) / kVectors;
+template <class Ops, template <typename, int> class RowsOfA, int kRows, int kVectors>
+HWY_INLINE void MultiplyTallTiles(const Product<typename Ops::Elem>& p) {
   const int64_t strips = p.columns / (kVectors * Ops::kLanes);
   Ahead ahead(p.ahead_bytes, HWY_MAX(p.rows / kRows, 1) * strips);
-  MultiplyRowsFrom<Ops, kRows, kVectors>(p, 0, &ahead);
+  MultiplyRowsFrom<Ops, RowsOfA, kRows, kVectors>(p, 0, &ahead);
+}
+
+// A's rows are rows of activations, and C is narrow. A tile one vector wide needs a load for every
+// MulAdd, and one more for all its rows: the more rows the better; but where each four of them take
+// a pointer, there are not enough registers for those.
+template <class Ops, int kVectors>
+HWY_INLINE void MultiplyTall(const Product<typename Ops::Elem>& p) {
+  constexpr int kSums = Ops::kRegisters == 32 ? 24 : 12;
+  if constexpr (kVectors <= 2) {
+    constexpr int kPairing = sizeof(typename Ops::Elem) / sizeof(typename Ops::Stored);
+    constexpr int kStride = kVectors * Ops::kLanes / kPairing;
+    if (p.a_row_stride == kStride) {
+      return MultiplyTallTiles<Ops, PackedBy<kStride>::template Rows, kSums / kVectors, kVectors>(
+          p);
+    }
+  }
+  constexpr int kRows = kVectors == 1 ? 8 : kSums / kVectors;
+  MultiplyTallTiles<Ops, DistantRows, kRows, kVectors>(p);
 }
 
 // A is a weight block (or, for weight gradients, as small), and C is wide.
@@ -195,6 +228,14 @@ HWY_INLINE void MultiplyWideStrip(const Product<typename Ops::Elem>& p, int64_t 
   // kRows * kVectors sums, kVectors of B and one of A at a time.
   constexpr int kRows = 8 * kVectors + kVectors + 1 <= Ops::kRegisters ? 8 : 4;
   constexpr int kChains = kVectors == 1 ? Ops::kChains : 1;
+  if constexpr (kVectors == 1 && kChains == 1 && Ops::kRegisters == 32) {
+    if (p.rows % 16 == 0) {  // fewer loads for each MulAdd
+      for (int64_t i0 = 0; i0 < p.rows; i0 += 16) {
+        MultiplyTile<Ops, RowsOfA, 16, 1>(p, i0, j0, ahead);
+      }
+      return;
+    }
+  }
   for (int64_t i0 = 0; i0 < p.rows; i0 += kRows) {
     MultiplyTile<Ops, RowsOfA, kRows, kVectors, kChains>(p, i0, j0, ahead);
   }
@@ -246,20 +287,23 @@ HWY_INLINE void MultiplyWith(const Product<typename Ops::Elem>& product) {
   }
 }
 
-template <class Ops>
-HWY_INLINE void MultiplyEightsWith(const ProductOfEights<typename Ops::Elem>& p) {
+// Twos of A are broadcast as what they are, 64 bits.
+template <class Ops, template <typename, int> class RowsOfA>
+HWY_INLINE void MultiplyEightsOf(const ProductOfEights<typename Ops::Elem>& p, int64_t a_stride) {
   typename Ops::V sums[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) sums[i] = Ops::Zero();
-  const typename Ops::Elem *a = p.a, *b = p.b;
-#pragma GCC unroll 2
-  for (int64_t d = 0; d < p.depth; ++d, a += 16, b += 16) {
+  RowsOfA<typename Ops::Two, 8> a(reinterpret_cast<const typename Ops::Two*>(p.a), a_stride);
+  const typename Ops::Elem* b = p.b;
+#pragma GCC unroll 4
+  for (int64_t d = 0; d < p.depth; ++d, b += 16) {
     __builtin_prefetch(p.next_a + 16 * d);
     const auto b_vector = Ops::Load(b);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      sums[i] = Ops::MulAdd(Ops::BroadcastTwo(a + 2 * i), b_vector, sums[i]);
+      sums[i] = Ops::MulAdd(Ops::BroadcastTwo(a[i]), b_vector, sums[i]);
     }
+    a.Advance();
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
@@ -267,4 +311,10 @@ HWY_INLINE void MultiplyEightsWith(const ProductOfEights<typename Ops::Elem>& p)
     if (p.accumulate) sum = Ops::Add(Ops::LoadSums(p.c + 8 * i), sum);
     Ops::Store(sum, p.c + 8 * i);
   }
+}
+
+template <class Ops>
+HWY_INLINE void MultiplyEightsWith(const ProductOfEights<typename Ops::Elem>& p) {
+  if (p.a_row_stride == 1) return MultiplyEightsOf<Ops, AdjacentRows>(p, p.a_depth_stride);
+  MultiplyEightsOf<Ops, DistantRows>(p, p.a_row_stride);
 }
