@@ -39,11 +39,9 @@ _DENSE_REASONS = (
 _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
-    "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
-    "features last",
+    "not the Hopper family: that is for float16 and bfloat16",
     "not the Hopper family: its blocks are 32 and more; 64 and more for fprop and dx of a batch of "
     "64 and less; 16 and more for dw with features first",
-    "not the Hopper family: a gate leaves out blocks, which its unions of block columns do not do",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )

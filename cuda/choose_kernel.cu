@@ -22,9 +22,7 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
-  const bool tf32_product =
-      request.allow_tf32 != 0 && !request.is_dw && request.feature_axis == 1;
-  if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
+  if (request.dtype == BSPARSE_FLOAT32) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
   const int smallest = request.is_dw ? smallest_dw : smallest_union_block(request.batch);
   if (request.block_size < smallest) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;

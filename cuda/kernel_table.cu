@@ -54,8 +54,8 @@ Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, 
     case BSPARSE_BFLOAT16: return hopper ? sm90_matmul_bf16(variant) : sm80_matmul_bf16(variant);
     case BSPARSE_FLOAT16: return hopper ? sm90_matmul_fp16(variant) : sm80_matmul_fp16(variant);
     case BSPARSE_FLOAT32:
-      if (!allow_tf32) return hopper ? Kernel{} : sm80_matmul_fp32(variant);
-      return hopper ? sm90_matmul_tf32(variant) : sm80_matmul_tf32(variant);
+      if (hopper) return {};
+      return allow_tf32 ? sm80_matmul_tf32(variant) : sm80_matmul_fp32(variant);
   }
   return {};
 }

@@ -49,15 +49,10 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.plan.columns *
                           args.batch * args.block_size * sizeof(float);
   bytes = round_up(partials);
-  if (is_sm90(args.plan.kernel)) {
-    if (args.dtype != BSPARSE_FLOAT32) return;
-    weights = bytes;
-    bytes += round_up(weight_bytes(args));
-  } else if (args.gate != nullptr) {
-    items = bytes;
-    entries = items + round_up(args.plan.num_items * sizeof(int4));
-    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
-  }
+  if (args.gate == nullptr || is_sm90(args.plan.kernel)) return;
+  items = bytes;
+  entries = items + round_up(args.plan.num_items * sizeof(int4));
+  bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
 }
 
 bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
@@ -123,18 +118,10 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     status =
         map_activations(args, args.y, out_features(args), width, kernel.store_batch, &params.y);
   }
-  const void* w = args.w;
-  if (status == BSPARSE_OK && args.dtype == BSPARSE_FLOAT32 && args.plan.num_blocks > 0) {
-    char* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
-    const RoundWeights round = {static_cast<const float*>(args.w), reinterpret_cast<float*>(place),
-                                args.plan.num_blocks, args.block_size, args.transpose == 0};
-    status = check_cuda(launch_round_weights(round, stream), "rounding weights");
-    w = place;
-  }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    status = make_tensor_map(args.dtype, w, args.block_size,
-                             int64_t{args.plan.num_blocks} * args.block_size, width,
-                             std::min(args.block_size, 64), &params.w);
+    status = make_tensor_map(args.dtype, args.w, args.block_size,
+                             int64_t{args.plan.num_blocks} * args.block_size, width, width,
+                             &params.w);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;

@@ -11,10 +11,9 @@
 
 namespace bsparse {
 
-// The workspace of a matmul: partials, then, of one column an item, the plan without gated blocks,
-// or, of Hopper's TF32 products, the weights as these want them.
+// The workspace of a matmul: partials, then, with items of one column, the plan without gated blocks.
 struct MatmulWorkspace {
-  size_t items = 0, entries = 0, weights = 0, bytes;  // offsets, and the whole
+  size_t items = 0, entries = 0, bytes;  // offsets, and the whole
 
   explicit MatmulWorkspace(const bsparse_matmul_args& args);
 };

@@ -26,11 +26,9 @@ struct UnionTile {
   int depth;          // terms of the sum in a stage, all from one entry
 };
 
-// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once.
-constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
-  const int most = 128 / element_size;
+constexpr UnionTile union_tile(int block_size, bsparse_kernel family) {
   return {family == BSPARSE_SM90_PAIR ? 2 : 1, family == BSPARSE_SM90_SMALL ? 64 : 256,
-          block_size < most ? block_size : most};
+          block_size < 64 ? block_size : 64};
 }
 
 // Where two CTAs that share x beat one: they read it half as often, but wait for each other, and

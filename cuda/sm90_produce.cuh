@@ -110,8 +110,8 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
             const int box = Traits::kColumns == 1 ? half : slot;
             const int reduction = part * Traits::kDepth, output = 64 * half;
             ptx::copy_box_to_shared(shared.w(stage) + box * Traits::kBoxBytes, &params.w,
-                                    Traits::kOutputRows ? reduction : output,
-                                    row + (Traits::kOutputRows ? output : reduction), full, policy);
+                                    Traits::kTranspose ? reduction : output,
+                                    row + (Traits::kTranspose ? output : reduction), full, policy);
           }
           __syncwarp();
           // All producers count: one that fell a round behind would mistake the ring's parity.

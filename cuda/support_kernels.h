@@ -39,16 +39,6 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
-// Blocks of 32 and more, rounded to TF32; each transposed where asked for.
-struct RoundWeights {
-  const float* w;  // (num_blocks, bs, bs)
-  float* out;
-  int32_t num_blocks;
-  int32_t block_size;
-  bool transpose;
-};
-cudaError_t launch_round_weights(const RoundWeights& args, cudaStream_t stream);
-
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 
 }  // namespace bsparse
