@@ -12,9 +12,10 @@
 
 namespace bsparse {
 
-// Longer sums are added up piecewise: a single chain of n additions has an error that grows with n,
-// pieces keep it below what dense libraries have; and a tile's operands stay close to the core.
-constexpr int64_t kDepthOfChain = 128;
+// Longer sums are added up piecewise: a single chain of n additions has an error that grows with n.
+// Dense libraries take pieces of about this length too. Counted in Elem, so that a chain of pairs
+// has twice as many; sparse products take shorter ones.
+constexpr int64_t kDepthOfChain = 256;
 
 // T is a stored type (float, double, Float16, BFloat16); Elem is the type that it is multiplied
 // in: float, double, or BFloat16Pair where the machine has a dot product of pairs.

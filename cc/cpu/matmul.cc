@@ -26,6 +26,11 @@ constexpr int kLargestNarrowBlock = 16;         // one vector or less
 constexpr int64_t kWideStep = 16;               // wide products take multiples of this batch
 constexpr int64_t kTallStep = 24;               // a multiple of the rows of every tall tile
 constexpr int64_t kCyclesOfUnit = 40000;        // about ten microseconds
+constexpr int64_t kProductsOfCycle = 16;
+
+// Below this density chains are half as long: those of a dense product then hold mostly zeros, so
+// that its error is smaller.
+constexpr double kDensityOfLongChains = 0.5;
 
 constexpr int64_t kOutputsOfGroup = 32;         // a cache line of 16-bit numbers
 
@@ -50,9 +55,14 @@ class Matmul {
         out_(index_.out_blocks() * bs_),
         batch_(args.batch),
         features_last_(args.feature_axis == 1 || args.batch == 1) {
+    int64_t counted = index_.num_blocks();
     if (args.gate != nullptr) {
-      scales_ = !std::all_of(args.gate, args.gate + index_.num_blocks(), IsZeroOrOne);
+      const float* const end = args.gate + index_.num_blocks();
+      scales_ = !std::all_of(args.gate, end, IsZeroOrOne);
+      counted -= std::count(args.gate, end, 0.0f);
     }
+    const double all = static_cast<double>(index_.in_blocks()) * index_.out_blocks();
+    depth_of_chain_ = counted < kDensityOfLongChains * all ? kDepthOfChain / 2 : kDepthOfChain;
   }
 
   void Run() const {
@@ -122,7 +132,7 @@ class Matmul {
     return features_last_ ? y + n * out_ + feature : y + feature * batch_ + n;
   }
 
-  int64_t PartsOfChain() const { return kDepthOfChain * kPairing / bs_; }
+  int64_t PartsOfChain() const { return depth_of_chain_ * kPairing / bs_; }
   int64_t BytesOfBlock() const {
     return bs_ * bs_ * (args_.weight_dtype == args_.dtype ? sizeof(T) : sizeof(float));
   }
@@ -134,6 +144,8 @@ class Matmul {
                  Workspace* workspace) const;
   void RunPanel(const Section& panel, const Operand& x, int32_t first_column, int32_t last_column,
                 Workspace* workspace) const;
+  void RunSlice(const Section& panel, Operand x, int64_t begin, int64_t end, int32_t first_column,
+                int32_t last_column, Workspace* workspace) const;
   void MultiplyColumn(const Section& panel, const Operand& x, int64_t first, int64_t last,
                       Workspace* workspace, Sum* c, int64_t c_stride, bool c_in_y) const;
   void PrepareChain(bool wide, int64_t first, int64_t count, Workspace* workspace) const;
@@ -145,6 +157,7 @@ class Matmul {
   const int64_t bs_, in_, out_, batch_;
   const bool features_last_;
   bool scales_ = false;
+  int64_t depth_of_chain_;
 };
 
 template <typename T, typename Elem>
@@ -162,8 +175,8 @@ void Matmul<T, Elem>::RunSection(const Section& section) const {
   const Pieces rounds(section.size(), largest_round, step);
 
   const int64_t panel_rows = std::min(largest_panel, rounds.End(0));
-  // Per weight: 16 products a cycle, or at small batches the time to fetch it.
-  const int64_t cycles_of_block = bs_ * bs_ * (panel_rows + 8) / 16;
+  // Per weight: its products, or at small batches the time to fetch it.
+  const int64_t cycles_of_block = bs_ * bs_ * (panel_rows + 8) / kProductsOfCycle;
   const std::vector<int32_t> runs =
       RunsOfColumns(index_, std::max<int64_t>(kCyclesOfUnit / cycles_of_block, 1));
   const int64_t num_runs = static_cast<int64_t>(runs.size()) - 1;
@@ -178,25 +191,40 @@ void Matmul<T, Elem>::RunSection(const Section& section) const {
     const Scratch<Elem> packed(packs ? panels.total * in_elems : 0);
     const auto packed_at = [&](int64_t i) { return packed.get() + panels.Begin(i) * in_elems; };
     if (packs) {
-      const int64_t slices = CeilDiv(in_, kPackedFeatures);
-      parallel_for_(panels.count * slices, panel_rows * kPackedFeatures,
+      const int64_t pieces = CeilDiv(in_, kPackedFeatures);
+      parallel_for_(panels.count * pieces, panel_rows * kPackedFeatures,
                     [&](int64_t first, int64_t last) {
                       for (int64_t u = first; u < last; ++u) {
-                        const int64_t feature = u % slices * kPackedFeatures;
-                        PackPanel(panel_at(u / slices), feature,
-                                  std::min(kPackedFeatures, in_ - feature), packed_at(u / slices));
+                        const int64_t feature = u % pieces * kPackedFeatures;
+                        PackPanel(panel_at(u / pieces), feature,
+                                  std::min(kPackedFeatures, in_ - feature), packed_at(u / pieces));
                       }
                     });
     }
-    parallel_for_(panels.count * num_runs, cycles_of_run, [&](int64_t first, int64_t last) {
-      Workspace workspace(prepares ? kDepthOfChain * bs_ : 0,
+    // A unit is a run of columns times a slice of a panel. Whole panels are quicker, and a thread
+    // takes as many as it has units for; but a column of large blocks is much work for a last unit.
+    const int64_t slices =
+        CeilDiv(CeilDiv(panels.units, panels.count) * panels.multiple, kSmallestPanel);
+    const int64_t units_of_panel = num_runs * slices;
+    parallel_for_(panels.count * units_of_panel, cycles_of_run / slices,
+                  [&](int64_t first, int64_t last) {
+      Workspace workspace(prepares ? depth_of_chain_ * bs_ : 0,
                           largest_panel * std::max(bs_, kOutputsOfGroup));
-      while (first < last) {  // all units of a panel at a time
-        const int64_t p = first / num_runs;
-        const int64_t end = std::min(last, (p + 1) * num_runs);
-        RunPanel(panel_at(p), OperandOf(panel_at(p), packs ? packed_at(p) : nullptr),
-                 runs[first - p * num_runs], runs[end - p * num_runs], &workspace);
-        first = end;
+      while (first < last) {
+        const int64_t p = first / units_of_panel;
+        const int64_t run = first % units_of_panel / slices, slice = first % slices;
+        const Section panel = panel_at(p);
+        const Operand x = OperandOf(panel, packs ? packed_at(p) : nullptr);
+        if (slice == 0 && last - first >= slices) {
+          const int64_t whole_runs = std::min((last - first) / slices, num_runs - run);
+          RunPanel(panel, x, runs[run], runs[run + whole_runs], &workspace);
+          first += whole_runs * slices;
+        } else {
+          const int64_t taken = std::min(last - first, slices - slice);
+          RunSlice(panel, x, slice * kSmallestPanel, (slice + taken) * kSmallestPanel, runs[run],
+                   runs[run + 1], &workspace);
+          first += taken;
+        }
       }
     });
   }
@@ -391,6 +419,18 @@ void Matmul<T, Elem>::RunPanel(const Section& panel, const Operand& x, int32_t f
     finish.transposed = stores_transposed;
     kernels_.finish(finish);
   }
+}
+
+// RunPanel for rows [begin, end) of a panel, as far as it has them.
+template <typename T, typename Elem>
+void Matmul<T, Elem>::RunSlice(const Section& panel, Operand x, int64_t begin, int64_t end,
+                               int32_t first_column, int32_t last_column,
+                               Workspace* workspace) const {
+  end = std::min(end, panel.size());
+  if (begin >= end) return;
+  x.data += panel.wide ? begin : begin * x.stride;
+  RunPanel({panel.begin + begin, panel.begin + end, panel.wide}, x, first_column, last_column,
+           workspace);
 }
 
 template <typename T, typename Elem>

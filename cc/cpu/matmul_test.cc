@@ -364,9 +364,21 @@ TEST_P(EveryProduct, ForwardAgreesWithLoops) {
   }
 }
 
+TEST_P(EveryProduct, DenseLayoutsTakeLongChains) {
+  Options options = Chosen();
+  if (!IsBestTarget()) return;
+  options.batch = 18;
+  // Over two chains of the most that is added up in one go.
+  const int in_blocks = std::max(6, 1200 / options.block_size);
+  for (const bool gated : {false, true}) {
+    options.gated = gated;
+    ExpectForwardIsRight(Problem(options, in_blocks, 6, 1.0, 11));
+  }
+}
+
 TEST_P(EveryProduct, ThreadsDoNotChangeBits) {
   Options options = Chosen();
-  for (const int64_t batch : {1, 19, 200}) {
+  for (const int64_t batch : {1, 19, 200, 250}) {  // 250: panels of two sizes
     options.batch = batch;
     const Problem problem(options, 6, 7, 0.5, 3);
     const Array y = problem.Multiply();

@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "cc/cpu/parallel_for.h"
+#include "cc/cpu/waiting_room.h"
 
 namespace bsparse {
 
@@ -45,8 +48,14 @@ class SharedLoop {
     }
   }
 
+  // Waits for chunks that other threads have begun. Those are small as a rule, and to sleep
+  // meanwhile would take longer.
   void Finish() {
-    if (done_.load(std::memory_order_acquire) == total_) return;
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    do {
+      if (done_.load(std::memory_order_acquire) == total_) return;
+      std::this_thread::yield();
+    } while (std::chrono::steady_clock::now() < until);
     std::unique_lock<std::mutex> lock(mutex_);
     finished_.wait(lock, [this] { return done_.load(std::memory_order_acquire) == total_; });
   }
@@ -60,17 +69,27 @@ class SharedLoop {
   std::condition_variable finished_;
 };
 
-// `threads` counts the caller; `schedule` runs a std::function<void()> on another thread.
+using LoopWaitingRoom = WaitingRoom<SharedLoop>;
+
+// `threads` counts the caller; `schedule` runs a std::function<void()> on another thread. With a
+// `room`, which must outlive those threads, they stay there between loops.
 template <class Schedule>
-ParallelFor OverThreads(int64_t threads, const Schedule& schedule) {
-  return [threads, schedule](int64_t total, int64_t cost_per_unit, const SharedLoop::Body& body) {
-    constexpr int64_t kChunkCycles = 50'000;  // waking a thread costs some microseconds
+ParallelFor OverThreads(int64_t threads, const Schedule& schedule,
+                        LoopWaitingRoom* room = nullptr) {
+  return [=](int64_t total, int64_t cost_per_unit, const SharedLoop::Body& body) {
+    static constexpr int64_t kChunkCycles = 50'000;  // waking a thread costs some microseconds
+    static constexpr std::chrono::microseconds kLongestWait(100), kLongestStay(5000);
     if (total <= 0) return;
     const int64_t chunk = std::max<int64_t>(1, kChunkCycles / std::max<int64_t>(1, cost_per_unit));
     const int64_t helpers = std::min(threads, (total + chunk - 1) / chunk) - 1;
     if (helpers <= 0) return body(0, total);
     const auto loop = std::make_shared<SharedLoop>(total, chunk, threads, body);
-    for (int64_t i = 0; i < helpers; ++i) schedule([loop] { loop->Help(); });
+    for (int64_t i = room != nullptr ? room->Invite(loop, helpers) : 0; i < helpers; ++i) {
+      schedule([loop, room] {
+        if (room == nullptr) return loop->Help();
+        room->Serve(loop, kLongestWait, kLongestStay);
+      });
+    }
     loop->Help();
     loop->Finish();
   };

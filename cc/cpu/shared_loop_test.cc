@@ -3,8 +3,11 @@
 #include "cc/cpu/shared_loop.h"
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -68,6 +71,88 @@ TEST(SharedLoop, HelpersThatStartLateFindNothingToDo) {
     })(kTotal, kCost, std::ref(counter));
   }
   for (const auto& task : tasks) task();  // the body is gone
+}
+
+// Threads that take tasks from a queue until they are told to stop.
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stops_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void Schedule(std::function<void()> task) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    changed_.notify_one();
+  }
+
+ private:
+  void Work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return stops_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.back());
+      tasks_.pop_back();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Tasks tasks_;
+  bool stops_ = false;
+  std::vector<std::thread> threads_;
+};
+
+TEST(SharedLoop, CallersShareARoomOfWaitingThreads) {
+  LoopWaitingRoom room;
+  Pool pool(3);
+  const ParallelFor parallel_for = OverThreads(
+      4, [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, &room);
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&] {
+      for (int repeat = 0; repeat < 200; ++repeat) {
+        Counter counter;
+        parallel_for(kTotal, kCost, std::ref(counter));
+        EXPECT_TRUE(counter.EachOnce());
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+TEST(SharedLoop, TakesAThreadThatWaitsBeforeItSchedulesOne) {
+  LoopWaitingRoom room;
+  Pool pool(1);
+  int64_t scheduled = 0;
+  const ParallelFor parallel_for = OverThreads(
+      2, [&](std::function<void()> task) { ++scheduled, pool.Schedule(std::move(task)); }, &room);
+  const auto sleep = [](int64_t begin, int64_t end) {
+    std::this_thread::sleep_for(std::chrono::microseconds(10 * (end - begin)));
+  };
+  // The thread waits for 0.1 ms only, and may be late for that on a busy machine; but not always.
+  for (int repeat = 0; repeat < 1000; ++repeat) {
+    parallel_for(100, kCost, sleep);
+    const int64_t before = scheduled;
+    parallel_for(100, kCost, sleep);
+    if (scheduled == before) return;
+  }
+  FAIL() << "no loop took a waiting thread";
 }
 
 TEST(SharedLoop, SmallLoopsAndSingleThreadsStayWithTheCaller) {

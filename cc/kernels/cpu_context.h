@@ -16,9 +16,10 @@ inline ParallelFor OverThreadPool(tensorflow::OpKernelContext* ctx) {
   tensorflow::thread::ThreadPool* const pool =
       ctx->device()->tensorflow_cpu_worker_threads()->workers;
   // Not the pool's own ParallelFor, whose caller waits for threads that have yet to wake up.
-  return OverThreads(pool->NumThreads(), [pool](std::function<void()> task) {
-    pool->Schedule(std::move(task));
-  });
+  static LoopWaitingRoom* const room = new LoopWaitingRoom;  // never destroyed, as the pools
+  return OverThreads(
+      pool->NumThreads(), [pool](std::function<void()> task) { pool->Schedule(std::move(task)); },
+      room);
 }
 
 }  // namespace bsparse
