@@ -40,20 +40,27 @@ HWY_INLINE void StoreAs(D d, hn::Vec<D> v, BFloat16* p) {
   hn::StoreU(hn::DemoteTo(du16, hn::BitCast(di32, upper)), du16, reinterpret_cast<uint16_t*>(p));
 }
 
-#if HWY_TARGET == HWY_SCALAR  // its float16 conversions truncate
+// Their float16 conversions truncate.
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 template <class D>
 HWY_INLINE hn::Vec<D> LoadAs(D d, const Float16* p) {
-  return hn::Set(d, Widen(*p));
+  HWY_ALIGN hn::TFromD<D> lanes[hn::MaxLanes(D())];
+  for (size_t i = 0; i < hn::Lanes(d); ++i) lanes[i] = Widen(p[i]);
+  return hn::Load(d, lanes);
 }
 
 template <class D>
-HWY_INLINE void StoreAs(D, hn::Vec<D> v, Float16* p) {
-  *p = Narrow<Float16>(hn::GetLane(v));
+HWY_INLINE void StoreAs(D d, hn::Vec<D> v, Float16* p) {
+  HWY_ALIGN hn::TFromD<D> lanes[hn::MaxLanes(D())];
+  hn::Store(v, d, lanes);
+  for (size_t i = 0; i < hn::Lanes(d); ++i) p[i] = Narrow<Float16>(lanes[i]);
 }
 
 template <class D>
 HWY_INLINE hn::Vec<D> RoundTo(D d, hn::Vec<D> v, Float16) {
-  return hn::Set(d, Widen(Narrow<Float16>(hn::GetLane(v))));
+  Float16 rounded[hn::MaxLanes(D())];
+  StoreAs(d, v, rounded);
+  return LoadAs(d, rounded);
 }
 #else
 template <class D>

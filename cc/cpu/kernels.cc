@@ -9,6 +9,10 @@
 #include <type_traits>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 // Highway's variable-length Arm and RISC-V targets cannot keep vectors in arrays, as our tiles do;
 // SSE4 has no fused multiply-add, and machines of that age take the portable target.
 #define HWY_DISABLED_TARGETS \
@@ -133,15 +137,23 @@ HWY_AFTER_NAMESPACE();
 namespace bsparse {
 namespace {
 
+#if defined(__x86_64__)
+// Clang 14's __builtin_cpu_supports does not know this one.
+bool HasF16c() {
+  unsigned eax, ebx, ecx = 0, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 // Highway's own choice lives in its library, which Debian has only as a shared one; a wheel should
 // not depend on that for a few bits of CPUID.
 std::vector<AllKernels> FindSupportedKernels() {
   std::vector<AllKernels> found;
-#if HWY_ARCH_X86
+#if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-                    __builtin_cpu_supports("f16c") && __builtin_cpu_supports("pclmul") &&
+                    HasF16c() && __builtin_cpu_supports("pclmul") &&
                     __builtin_cpu_supports("aes");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -160,7 +172,7 @@ std::vector<AllKernels> FindSupportedKernels() {
 #if HWY_TARGETS & HWY_AVX2
   if (avx2) found.push_back(N_AVX2::ThisTarget());
 #endif
-#endif  // HWY_ARCH_X86
+#endif  // __x86_64__
   found.push_back(HWY_STATIC_DISPATCH(ThisTarget)());
   return found;
 }

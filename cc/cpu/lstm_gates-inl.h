@@ -23,6 +23,7 @@ HWY_INLINE hn::Vec<D> TanhOf(D d, hn::Vec<D> x) {
   return hn::IfThenElse(hn::IsNaN(x), x, hn::CopySign(hn::Tanh(d, bounded), x));
 }
 
+// Made by aggregate initialisation alone: a constructor would lack the target its vectors need.
 template <class V>
 struct LstmCell {
   V i, f, g, o;  // after their activations
@@ -46,15 +47,13 @@ HWY_INLINE LstmCell<hn::Vec<D>> ComputeLstmCell(D d, const LstmGates<T, C>& step
     }
     return z;
   };
-  LstmCell<hn::Vec<D>> cell;
-  cell.i = Sigmoid(d, gate(0));
-  cell.f = Sigmoid(d, hn::Add(gate(1), hn::Set(d, step.forget_bias)));
-  cell.g = TanhOf(d, gate(2));
-  cell.o = Sigmoid(d, gate(3));
+  const auto i = Sigmoid(d, gate(0));
+  const auto f = Sigmoid(d, hn::Add(gate(1), hn::Set(d, step.forget_bias)));
+  const auto g = TanhOf(d, gate(2));
+  const auto o = Sigmoid(d, gate(3));
   const auto before = LoadAs(d, step.c + row * step.row_size() + j);
-  cell.c = hn::MulAdd(cell.f, before, hn::Mul(cell.i, cell.g));
-  cell.tanh_c = TanhOf(d, cell.c);
-  return cell;
+  const auto c = hn::MulAdd(f, before, hn::Mul(i, g));
+  return {i, f, g, o, c, TanhOf(d, c)};
 }
 
 template <typename T, typename C>
