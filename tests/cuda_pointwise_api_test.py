@@ -254,6 +254,37 @@ def test_layer_norm_gives_the_same_bits(api, dtype, axis):
     assert all(bits() == first for _ in range(5))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_becomes_of_the_sums(api, dtype, axis):
+    """One sum in one order: rounded to the parameters' type, in float32, or added."""
+    for features, batch, segments in ((96, 20, 2), (96, 1000, 3), (8, 0, 2)):
+        rng = np.random.default_rng(batch)
+        shape = (features, batch) if axis == 0 else (batch, features)
+        x, dy = random(rng, shape, dtype), random(rng, shape, dtype)
+        gain, bias = (random(rng, (features,), dtype) for _ in range(2))
+
+        def sums(kind, *begin):
+            call = LayerNormCall(api, x, dy, gain, bias, axis, segments, True)
+            totals = [Output((features,), "float32") for _ in begin]
+            for total, value in zip(totals, begin):
+                total.tensor.fill_(value)
+            back = call.backward_args
+            back.sums, (back.dgain, back.dbias) = kind, (total.data_ptr() for total in totals)
+            check(api, api.layer_norm(ctypes.byref(call.forward_args), stream()))
+            check(api, api.layer_norm_grad(ctypes.byref(back), stream()))
+            torch.cuda.synchronize()
+            return [total.checked() for total in totals]
+
+        nan = float("nan")
+        dgain, dbias = sums(cuda.SUMS_IN_FLOAT32, nan, nan)
+        rounded = LayerNormCall(api, x, dy, gain, bias, axis, segments, True).run()[2:]
+        assert torch.equal(rounded[0], dgain.to(gain.dtype))
+        assert torch.equal(rounded[1], dbias.to(gain.dtype))
+        added = sums(cuda.SUMS_ADDED, 3.0, -5.0)
+        assert torch.equal(added[0], 3.0 + dgain) and torch.equal(added[1], -5.0 + dbias)
+
+
 def test_bad_layer_norm_arguments(api):
     x, gain = torch.ones(4, 8, device="cuda"), torch.ones(8, device="cuda")
     for change, message in (
