@@ -38,6 +38,7 @@ def figure_3(options) -> list[dict]:
     return rows
 
 
+@contenders.only_as_written()
 def figure_4(options) -> list[dict]:
     rows = []
     cells = [(multiple, block, axis, name) for multiple in MULTIPLES

@@ -125,6 +125,7 @@ def test_bench_notices_a_wrong_answer(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("maker", (contenders.ours, contenders.dense))
+@contenders.only_as_written()
 def test_a_window_of_the_benchmark_runs_every_product(maker):
     """TensorFlow prunes and merges what it can; a merged product would look 64 times as fast."""
     cell = Cell(16, 0.1, 1, "fprop", "float32", size=512, batch=192)

@@ -5,6 +5,7 @@ All of them compute the same thing from the same data; `extract` brings the answ
 of `Problem.truth`.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -28,25 +29,38 @@ class Contender:
     answer: Callable[[], np.ndarray]
 
 
+@contextlib.contextmanager
+def only_as_written():
+    """Keeps TensorFlow's graph optimiser from removing products whose results nobody reads."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options(before)
+
+
 def _tensorflow_contender(name, product, operands, extract) -> Contender:
     """Runs `product(*operands[i])` inside one tf.function, in a chain, one after the other.
 
-    The loop lives in the graph so that Python's own time is not measured. A number of each product
-    is returned, or TensorFlow would leave the product out; and each has to wait for the one before
-    it, or TensorFlow would merge those of the same operands and run the others two at a time.
+    The loop lives in the graph so that Python's own time is not measured. Each product waits for
+    the one before it, or TensorFlow would merge those of the same operands and run the others two
+    at a time. Runs inside `only_as_written` alone: elsewhere it would leave out all but the last.
     """
     operands = [tuple(tf.constant(a) for a in pair) for pair in operands]
 
     def chain(repeats):
-        numbers = []
+        done = []
         for i in range(repeats):
-            with tf.control_dependencies(numbers[-1:]):
-                result = product(*operands[i % len(operands)])
-            numbers.append(tf.reshape(result, [-1])[0])
-        return tf.stack(numbers)
+            with tf.control_dependencies(done):
+                done = [product(*operands[i % len(operands)])]
+        return tf.reshape(done[0], [-1])[0]
 
     @functools.cache
     def traced(repeats):
+        if not tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer"):
+            raise RuntimeError(f"{name} runs outside `contenders.only_as_written()`, where "
+                               "TensorFlow leaves out products whose results nobody reads")
         return tf.function(chain).get_concrete_function(repeats)
 
     once = tf.function(product).get_concrete_function(*operands[0])

@@ -21,7 +21,8 @@ def save_plot(results: Sequence[Result], machine: dict, path: str) -> None:
     figure = Figure(figsize=(1.5 + 3.7 * len(directions), 1 + 3.2 * len(dtypes)),
                     layout="constrained")
     panels = figure.subplots(len(dtypes), len(directions), squeeze=False, sharex=True, sharey="row")
-    densities = sorted({result.density for result in results})
+    densities = sorted({result.density for result in results})  # of the layouts, as near as may be
+    asked_for = sorted({result.cell.density for result in results})
     for panel_row, dtype in zip(panels, dtypes):
         for panel, direction in zip(panel_row, directions):
             panel.plot(densities, [1 / d for d in densities], "k:", lw=1, label="1/density")
@@ -33,7 +34,7 @@ def save_plot(results: Sequence[Result], machine: dict, path: str) -> None:
                                color=f"C{blocks.index(block)}", ls="-" if axis else "--",
                                marker="o", ms=3, lw=1.2, label=f"block {block}, axis {axis}")
             panel.set(xscale="log", yscale="log", title=f"{dtype} {direction}")
-            panel.set_xticks(densities, [f"{d:.0%}" for d in densities])
+            panel.set_xticks(asked_for, [f"{d:.0%}" for d in asked_for])
             panel.minorticks_off()
             panel.grid(alpha=.25)
     for panel in panels[-1]:

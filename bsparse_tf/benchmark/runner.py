@@ -75,6 +75,7 @@ def _check_peer(name: str, problem: Problem, contender: contenders.Contender) ->
         raise RuntimeError(f"{name} computes something else in {problem.cell}: error {error:.1e}")
 
 
+@contenders.only_as_written()
 def run_cell(cell: Cell, rounds: int = 9, window_seconds: float = 0.02,
              peers: Iterable[str] = PEERS) -> Result:
     """Times one cell. `rounds` windows of about `window_seconds` for ours and dense each."""
