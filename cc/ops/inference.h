@@ -36,6 +36,20 @@ inline absl::Status CheckStoredType(tensorflow::shape_inference::InferenceContex
                    " to be T, or float where T is half or bfloat16"));
 }
 
+// `stats_type` is that of statistics: float64 if T is, else float32.
+inline absl::Status CheckStatsType(tensorflow::shape_inference::InferenceContext* c) {
+  tensorflow::DataType dtype, stats_type;
+  TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
+  TF_RETURN_IF_ERROR(c->GetAttr("stats_type", &stats_type));
+  const auto expected =
+      dtype == tensorflow::DT_DOUBLE ? tensorflow::DT_DOUBLE : tensorflow::DT_FLOAT;
+  if (stats_type == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("stats_type is ", tensorflow::DataTypeString(stats_type), " and T ",
+                   tensorflow::DataTypeString(dtype), "; expected ",
+                   tensorflow::DataTypeString(expected)));
+}
+
 // The length of a list of inputs.
 inline int CountAttr(tensorflow::shape_inference::InferenceContext* c, const char* attr) {
   int count = 0;

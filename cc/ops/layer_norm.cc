@@ -42,19 +42,9 @@ namespace {
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// Statistics of float64 are float64, all others float32.
 absl::Status CheckTypes(InferenceContext* c) {
   TF_RETURN_IF_ERROR(CheckStoredType(c, "Tp"));
-  tensorflow::DataType dtype, stats_type;
-  TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
-  TF_RETURN_IF_ERROR(c->GetAttr("stats_type", &stats_type));
-  const auto expected =
-      dtype == tensorflow::DT_DOUBLE ? tensorflow::DT_DOUBLE : tensorflow::DT_FLOAT;
-  if (stats_type == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("stats_type is ", tensorflow::DataTypeString(stats_type), " and T ",
-                   tensorflow::DataTypeString(dtype), "; expected ",
-                   tensorflow::DataTypeString(expected)));
+  return CheckStatsType(c);
 }
 
 absl::Status LayerNormShape(InferenceContext* c) {

@@ -142,16 +142,7 @@ using tensorflow::shape_inference::ShapeHandle;
 absl::Status CheckTypes(InferenceContext* c) {
   TF_RETURN_IF_ERROR(CheckStoredType(c, "Tc"));
   TF_RETURN_IF_ERROR(CheckStoredType(c, "Tp"));
-  tensorflow::DataType dtype, stats_type;
-  TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
-  TF_RETURN_IF_ERROR(c->GetAttr("stats_type", &stats_type));
-  const auto expected =
-      dtype == tensorflow::DT_DOUBLE ? tensorflow::DT_DOUBLE : tensorflow::DT_FLOAT;
-  if (stats_type == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("stats_type is ", tensorflow::DataTypeString(stats_type), " and T ",
-                   tensorflow::DataTypeString(dtype), "; expected ",
-                   tensorflow::DataTypeString(expected)));
+  return CheckStatsType(c);
 }
 
 absl::Status Check(InferenceContext* c, SmallWorldAttrs* attrs, bool backward) {
