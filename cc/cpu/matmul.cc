@@ -144,8 +144,8 @@ class Matmul {
                  Workspace* workspace) const;
   void RunPanel(const Section& panel, const Operand& x, int32_t first_column, int32_t last_column,
                 Workspace* workspace) const;
-  void RunSlice(const Section& panel, Operand x, int64_t begin, int64_t end, int32_t first_column,
-                int32_t last_column, Workspace* workspace) const;
+  void RunSlices(const Section& panel, Operand x, int64_t first, int64_t last,
+                 int32_t first_column, int32_t last_column, Workspace* workspace) const;
   void MultiplyColumn(const Section& panel, const Operand& x, int64_t first, int64_t last,
                       Workspace* workspace, Sum* c, int64_t c_stride, bool c_in_y) const;
   void PrepareChain(bool wide, int64_t first, int64_t count, Workspace* workspace) const;
@@ -213,18 +213,12 @@ void Matmul<T, Elem>::RunSection(const Section& section) const {
       while (first < last) {
         const int64_t p = first / units_of_panel;
         const int64_t run = first % units_of_panel / slices, slice = first % slices;
-        const Section panel = panel_at(p);
-        const Operand x = OperandOf(panel, packs ? packed_at(p) : nullptr);
-        if (slice == 0 && last - first >= slices) {
-          const int64_t whole_runs = std::min((last - first) / slices, num_runs - run);
-          RunPanel(panel, x, runs[run], runs[run + whole_runs], &workspace);
-          first += whole_runs * slices;
-        } else {
-          const int64_t taken = std::min(last - first, slices - slice);
-          RunSlice(panel, x, slice * kSmallestPanel, (slice + taken) * kSmallestPanel, runs[run],
-                   runs[run + 1], &workspace);
-          first += taken;
-        }
+        const bool whole = slice == 0 && last - first >= slices;
+        const int64_t num_slices = std::min(last - first, slices - slice);
+        const int64_t taken_runs = whole ? std::min((last - first) / slices, num_runs - run) : 1;
+        RunSlices(panel_at(p), OperandOf(panel_at(p), packs ? packed_at(p) : nullptr), slice,
+                  slice + num_slices, runs[run], runs[run + taken_runs], &workspace);
+        first += taken_runs * num_slices;
       }
     });
   }
@@ -421,12 +415,13 @@ void Matmul<T, Elem>::RunPanel(const Section& panel, const Operand& x, int32_t f
   }
 }
 
-// RunPanel for rows [begin, end) of a panel, as far as it has them.
+// RunPanel for slices [first, last) of a panel, as far as it has them.
 template <typename T, typename Elem>
-void Matmul<T, Elem>::RunSlice(const Section& panel, Operand x, int64_t begin, int64_t end,
-                               int32_t first_column, int32_t last_column,
-                               Workspace* workspace) const {
-  end = std::min(end, panel.size());
+void Matmul<T, Elem>::RunSlices(const Section& panel, Operand x, int64_t first, int64_t last,
+                                int32_t first_column, int32_t last_column,
+                                Workspace* workspace) const {
+  const int64_t begin = first * kSmallestPanel;
+  const int64_t end = std::min(last * kSmallestPanel, panel.size());
   if (begin >= end) return;
   x.data += panel.wide ? begin : begin * x.stride;
   RunPanel({panel.begin + begin, panel.begin + end, panel.wide}, x, first_column, last_column,
