@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 
-from cuda_binding import DENSE, SM90, SM90_PAIR
+from cuda_binding import DENSE, SM80, SM80_SMALL, SM90_PAIR, SM90_STREAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,10 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         C, K = work.features
         return max(2.0 * C * K * batch / _wgmma_rate(rates, work.dtype), dram)
     tiles = 1 if work.operation == "dw" else -(-batch // tile.batch_tile)
-    if tile.kernel < SM90:
+    if tile.kernel == SM90_STREAM:
+        l2 = work.blocks * (batch * bs + tiles * bs**2) * size
+        return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
+    if tile.kernel in (SM80, SM80_SMALL):
         if work.operation == "dw":
             l2 = work.blocks * batch * bs * size  # neighbours share one of the two operands
         else:

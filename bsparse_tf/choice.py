@@ -20,7 +20,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "sm90 pair", "dense")
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "sm90 pair", "dense", "sm90 stream")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -40,8 +40,8 @@ _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16",
-    "not the Hopper family: its blocks are 32 and more; 64 and more for fprop and dx of a batch of "
-    "64 and less; 16 and more for dw with features first",
+    "not the Hopper family: its blocks are 32 and more; 16 and more for fprop and dx of a batch of "
+    "128 and less, and for dw with features first",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )
@@ -50,6 +50,8 @@ _HOPPER_REASONS = (
 _VARIANT_REASONS = {
     "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
+    "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
+    "at once, as a small batch asks for",
     "sm90 pair": "in pairs: for this block size and density two multiprocessors that share what "
     "they load were measured to be faster",
 }

@@ -46,8 +46,9 @@ Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request
   const bool tf32 = request.allow_tf32 != 0;
   return request.is_dw ? find_matmul_dw(family, request.dtype, tf32, request.block_size,
                                         request.feature_axis)
-                       : find_matmul(family, request.dtype, tf32, request.block_size,
-                                     request.feature_axis, false);
+                       : find_matmul(request.dtype, tf32,
+                                     {request.block_size, request.feature_axis, false, family,
+                                      request.batch});
 }
 
 // `ctas`: that fit on one SM.
@@ -57,49 +58,57 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel, bool is_dw, 
   return {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
 }
 
-bsparse_status get_tile(const bsparse_tile_request* request, const bsparse_device* device,
+// A batch of one lies in memory the same way on both axes, and features last suit more kernels.
+template <class Product>
+Product simplest(Product product) {
+  if (product.batch == 1) product.feature_axis = 1;
+  return product;
+}
+
+bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_device* device,
                         bsparse_tile* tile) {
-  bsparse_status status = check_request(*request, *device);
+  bsparse_status status = check_request(*requested, *device);
   if (status != BSPARSE_OK) return status;
+  const bsparse_tile_request request = simplest(*requested);
   const bsparse_kernel family =
-      choose_kernel(*request, device->compute_capability, /*assume_cublas=*/false).family;
+      choose_kernel(request, device->compute_capability, /*assume_cublas=*/false).family;
   Kernel kernel;
   int32_t ctas = 1;
   if (family != BSPARSE_DENSE) {
-    kernel = find_requested(family, *request);
+    kernel = find_requested(family, request);
     status = get_ctas_per_sm(kernel, &ctas);
   }
-  *tile = make_tile(family, kernel, request->is_dw != 0, ctas);
+  *tile = make_tile(family, kernel, request.is_dw != 0, ctas);
   return status;
 }
 
 // "sm90_matmul<bf16,64,256>": the last number is the tile's along the batch.
 void write_name(bsparse_kernel family, const char* product, const char* math, int block_size,
                 int batch_tile, char* name, size_t size) {
-  std::snprintf(name, size, "%s_%s<%s,%d,%d>", is_sm90(family) ? "sm90" : "sm80", product, math,
-                block_size, batch_tile);
+  const char* const gpu = is_union(family) || family == BSPARSE_SM90_STREAM ? "sm90" : "sm80";
+  std::snprintf(name, size, "%s_%s<%s,%d,%d>", gpu, product, math, block_size, batch_tile);
 }
 
-bsparse_status explain(const bsparse_tile_request* request, const bsparse_device* device,
+bsparse_status explain(const bsparse_tile_request* requested, const bsparse_device* device,
                        int32_t assume_cublas, bsparse_choice* choice) {
-  const bsparse_status status = check_request(*request, *device);
+  const bsparse_status status = check_request(*requested, *device);
   if (status != BSPARSE_OK) return status;
-  const Choice made =
-      choose_kernel(*request, device->compute_capability, assume_cublas != 0);
+  const bsparse_tile_request request = simplest(*requested);
+  const Choice made = choose_kernel(request, device->compute_capability, assume_cublas != 0);
   *choice = {};
   choice->dense_reason = made.dense;
   choice->hopper_reason = made.hopper;
   choice->sparse_seconds = made.seconds.sparse;
   choice->dense_seconds = made.seconds.dense;
   if (made.family == BSPARSE_DENSE) {
-    choice->tile = make_tile(made.family, {}, request->is_dw != 0, 0);
+    choice->tile = make_tile(made.family, {}, request.is_dw != 0, 0);
     std::snprintf(choice->name, sizeof(choice->name), "dense");
     return BSPARSE_OK;
   }
-  const Kernel kernel = find_requested(made.family, *request);
-  choice->tile = make_tile(made.family, kernel, request->is_dw != 0, 0);
-  write_name(made.family, request->is_dw ? "matmul_dw" : "matmul",
-             math_name(request->dtype, request->allow_tf32 != 0), request->block_size,
+  const Kernel kernel = find_requested(made.family, request);
+  choice->tile = make_tile(made.family, kernel, request.is_dw != 0, 0);
+  write_name(made.family, request.is_dw ? "matmul_dw" : "matmul",
+             math_name(request.dtype, request.allow_tf32 != 0), request.block_size,
              choice->tile.batch_tile, choice->name, sizeof(choice->name));
   return BSPARSE_OK;
 }
@@ -109,20 +118,26 @@ size_t matmul_workspace(const bsparse_matmul_args* args) {
                                             : MatmulWorkspace(*args).bytes;
 }
 
-bsparse_status matmul(const bsparse_matmul_args* args, void* stream_pointer) {
+bsparse_status matmul(const bsparse_matmul_args* given, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  bsparse_status status = check_matmul(*args);
-  if (status != BSPARSE_OK || args->batch == 0) return status;
-  status = check_workspace(args->workspace, args->workspace_bytes, matmul_workspace(args));
+  bsparse_status status = check_matmul(*given);
+  if (status != BSPARSE_OK || given->batch == 0) return status;
+  const bsparse_matmul_args args = simplest(*given);
+  status = check_workspace(args.workspace, args.workspace_bytes, matmul_workspace(&args));
   if (status != BSPARSE_OK) return status;
-  if (args->plan.kernel == BSPARSE_DENSE) return launch_dense_matmul(*args, stream);
+  if (args.plan.kernel == BSPARSE_DENSE) return launch_dense_matmul(args, stream);
   Kernel kernel;
-  status = find_planned_matmul(*args, &kernel);
+  status = find_planned_matmul(args, &kernel);
   if (status != BSPARSE_OK) return status;
-  status = is_sm90(args->plan.kernel) ? launch_union_matmul(*args, kernel, stream)
-                                             : launch_column_matmul(*args, kernel, stream);
-  if (status != BSPARSE_OK || args->plan.num_splits == 0) return status;
-  return check_cuda(launch_reduce_matmul(*args, stream), "adding partial columns");
+  if (is_union(args.plan.kernel)) {
+    status = launch_union_matmul(args, kernel, stream);
+  } else if (args.plan.kernel == BSPARSE_SM90_STREAM) {
+    status = launch_stream_matmul(args, kernel, stream);
+  } else {
+    status = launch_column_matmul(args, kernel, stream);
+  }
+  if (status != BSPARSE_OK || args.plan.num_splits == 0) return status;
+  return launch_reduce_matmul(args, stream);
 }
 
 size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
@@ -132,23 +147,24 @@ size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
          args->block_size * sizeof(float);
 }
 
-bsparse_status matmul_dw(const bsparse_matmul_dw_args* args, void* stream_pointer) {
+bsparse_status matmul_dw(const bsparse_matmul_dw_args* given, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  bsparse_status status = check_matmul_dw(*args);
-  if (status != BSPARSE_OK || args->plan.num_blocks == 0) return status;
-  status = check_workspace(args->workspace, args->workspace_bytes, matmul_dw_workspace(args));
+  bsparse_status status = check_matmul_dw(*given);
+  if (status != BSPARSE_OK || given->plan.num_blocks == 0) return status;
+  const bsparse_matmul_dw_args args = simplest(*given);
+  status = check_workspace(args.workspace, args.workspace_bytes, matmul_dw_workspace(&args));
   if (status != BSPARSE_OK) return status;
-  if (args->plan.kernel == BSPARSE_DENSE) return launch_dense_matmul_dw(*args, stream);
+  if (args.plan.kernel == BSPARSE_DENSE) return launch_dense_matmul_dw(args, stream);
   Kernel kernel;
-  status = find_planned_matmul_dw(*args, &kernel);
+  status = find_planned_matmul_dw(args, &kernel);
   if (status != BSPARSE_OK) return status;
-  status = is_sm90(args->plan.kernel) ? launch_column_matmul_dw(*args, kernel, stream)
-                                             : launch_block_matmul_dw(*args, kernel, stream);
-  if (status != BSPARSE_OK || args->plan.batch_splits == 1) return status;
-  const ReduceMatmulDw reduce = {static_cast<const float*>(args->workspace), args->gate, args->dw,
-                                 args->plan.num_blocks, args->plan.batch_splits,
-                                 args->block_size * args->block_size};
-  return check_cuda(launch_reduce_matmul_dw(reduce, args->out_dtype, stream),
+  status = is_union(args.plan.kernel) ? launch_column_matmul_dw(args, kernel, stream)
+                                      : launch_block_matmul_dw(args, kernel, stream);
+  if (status != BSPARSE_OK || args.plan.batch_splits == 1) return status;
+  const ReduceMatmulDw reduce = {static_cast<const float*>(args.workspace), args.gate, args.dw,
+                                 args.plan.num_blocks, args.plan.batch_splits,
+                                 args.block_size * args.block_size};
+  return check_cuda(launch_reduce_matmul_dw(reduce, args.out_dtype, stream),
                     "adding partial weight gradients");
 }
 
@@ -191,7 +207,7 @@ const char* kernel_name(const bsparse_matmul_args* args) {
   if (args->plan.kernel == BSPARSE_DENSE) return "dense";
   thread_local char name[64];
   Kernel kernel;
-  if (find_planned_matmul(*args, &kernel) != BSPARSE_OK) return "none";
+  if (find_planned_matmul(simplest(*args), &kernel) != BSPARSE_OK) return "none";
   write_name(static_cast<bsparse_kernel>(args->plan.kernel), "matmul",
              math_name(args->dtype, args->allow_tf32 != 0), args->block_size, kernel.batch_tile,
              name, sizeof(name));

@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 4
+#define BSPARSE_CUDA_API_VERSION 5
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -52,6 +52,7 @@ typedef enum {
   BSPARSE_SM90_SMALL = 3,  // the same for small batches
   BSPARSE_SM90_PAIR = 4,   // over unions twice as wide, by two CTAs that share what they load
   BSPARSE_DENSE = 5,       // the dense matrix and cuBLAS, where sparsity does not pay
+  BSPARSE_SM90_STREAM = 6, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -120,6 +121,11 @@ static inline int32_t bsparse_entry_words(int32_t columns) {
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
 // of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column].
+//
+// BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
+// (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
+// or -1 (a column without blocks), weight_block, partial or -1. Those of a column are neighbours,
+// and all on one list, or on each list a partial.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group

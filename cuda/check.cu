@@ -74,11 +74,14 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
                                BSPARSE_ACTIVATION_GELU));
   const bsparse_matmul_plan& plan = args.plan;
   RETURN_IF_FAILED(check_range("plan.columns", plan.columns, 1, kMaxColumns));
+  const bool streams = plan.kernel == BSPARSE_SM90_STREAM;
   const int32_t groups = (args.out_blocks - 1) / plan.columns + 1;
-  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, groups, INT32_MAX));
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, streams ? 1 : groups, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, groups));
-  RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0, plan.num_items));
-  RETURN_IF_FAILED(check_range("plan.num_entries", plan.num_entries, 0, INT32_MAX));
+  RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0,
+                               streams ? plan.num_entries : plan.num_items));
+  RETURN_IF_FAILED(check_range("plan.num_entries", plan.num_entries, streams ? plan.num_items : 0,
+                               INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
   RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
                               int64_t{plan.columns} * args.block_size, sizeof(float)));
@@ -88,7 +91,11 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   RETURN_IF_FAILED(check_pointer("y", args.y, size));
   if (args.bias != nullptr) RETURN_IF_FAILED(check_pointer("bias", args.bias, size));
   if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
-  RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
+  if (streams) {
+    RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 16));
+  } else {
+    RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
+  }
   // A layout without blocks has no w and no entries.
   if (args.w != nullptr) RETURN_IF_FAILED(check_pointer("w", args.w, 16));
   if (plan.entries != nullptr) RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 8));

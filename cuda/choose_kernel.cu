@@ -25,7 +25,8 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   if (request.dtype == BSPARSE_FLOAT32) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
   const int smallest = request.is_dw ? smallest_dw : smallest_union_block(request.batch);
-  if (request.block_size < smallest) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
+  const bool streamed = !request.is_dw && streams(request.block_size, request.batch);
+  if (request.block_size < smallest && !streamed) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
   if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
       (request.feature_axis == 0 && request.batch % 8 != 0)) {
@@ -37,6 +38,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) return hopper ? BSPARSE_SM90 : BSPARSE_SM80;
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
+  if (streams(request.block_size, request.batch)) return BSPARSE_SM90_STREAM;
   if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
   return pairs_pay(request.block_size, request.density) ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
 }

@@ -46,23 +46,24 @@ const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
   return "unknown";
 }
 
-Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
-                   int feature_axis, bool transpose) {
-  const MatmulVariant variant = {block_size, feature_axis, transpose, family};
-  const bool hopper = is_sm90(family);
-  switch (dtype) {
-    case BSPARSE_BFLOAT16: return hopper ? sm90_matmul_bf16(variant) : sm80_matmul_bf16(variant);
-    case BSPARSE_FLOAT16: return hopper ? sm90_matmul_fp16(variant) : sm80_matmul_fp16(variant);
-    case BSPARSE_FLOAT32:
-      if (hopper) return {};
-      return allow_tf32 ? sm80_matmul_tf32(variant) : sm80_matmul_fp32(variant);
+Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant) {
+  const bool is_half = dtype == BSPARSE_FLOAT16;
+  if (dtype == BSPARSE_FLOAT32) {
+    if (variant.family > BSPARSE_SM80_SMALL) return {};
+    return allow_tf32 ? sm80_matmul_tf32(variant) : sm80_matmul_fp32(variant);
   }
-  return {};
+  if (is_union(variant.family)) {
+    return is_half ? sm90_matmul_fp16(variant) : sm90_matmul_bf16(variant);
+  }
+  if (variant.family == BSPARSE_SM90_STREAM) {
+    return is_half ? sm90_stream_fp16(variant) : sm90_stream_bf16(variant);
+  }
+  return is_half ? sm80_matmul_fp16(variant) : sm80_matmul_bf16(variant);
 }
 
 Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                       int feature_axis) {
-  const bool hopper = is_sm90(family);
+  const bool hopper = is_union(family);
   switch (dtype) {
     case BSPARSE_BFLOAT16:
       return hopper ? sm90_matmul_dw_bf16(block_size, feature_axis)
@@ -81,9 +82,10 @@ Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf3
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel) {
   const int family = args.plan.kernel;
   *kernel = {};
-  if (family >= BSPARSE_SM80 && family <= BSPARSE_SM90_PAIR) {
-    *kernel = find_matmul(static_cast<bsparse_kernel>(family), args.dtype, args.allow_tf32 != 0,
-                          args.block_size, args.feature_axis, args.transpose != 0);
+  if (family >= BSPARSE_SM80 && family <= BSPARSE_SM90_STREAM && family != BSPARSE_DENSE) {
+    *kernel = find_matmul(args.dtype, args.allow_tf32 != 0,
+                          {args.block_size, args.feature_axis, args.transpose != 0,
+                           static_cast<bsparse_kernel>(family), args.batch});
   }
   return found_kernel(*kernel, family, args.dtype, args.block_size);
 }
@@ -124,14 +126,22 @@ bsparse_status get_multiprocessors(int32_t* count) {
   return check_cuda(error, "asking for the current device");
 }
 
-bsparse_status launch(const Kernel& kernel, const char* name, uint32_t ctas, void* params,
+bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
                       cudaStream_t stream) {
   const bsparse_status status = raise_shared_memory(kernel);
   if (status != BSPARSE_OK) return status;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = ctas;
+  config.blockDim = dim3(kernel.threads);
+  config.dynamicSmemBytes = kernel.shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = kernel.starts_early ? 1 : 0;
   void* arguments[] = {params};
-  return check_cuda(cudaLaunchKernel(kernel.function, dim3(ctas), dim3(kernel.threads), arguments,
-                                     kernel.shared_bytes, stream),
-                    name);
+  return check_cuda(cudaLaunchKernelExC(&config, kernel.function, arguments), name);
 }
 
 }  // namespace bsparse

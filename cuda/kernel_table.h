@@ -14,13 +14,12 @@ namespace bsparse {
 // How elements of a dtype are multiplied: "bf16", "fp16", "tf32" or "fp32".
 const char* math_name(bsparse_dtype dtype, bool allow_tf32);
 
-// Families for Hopper: their items are unions, their partials lie outputs first.
-constexpr bool is_sm90(int32_t family) {
+// Families for Hopper whose items are unions; their partials lie outputs first.
+constexpr bool is_union(int32_t family) {
   return family >= BSPARSE_SM90 && family <= BSPARSE_SM90_PAIR;
 }
 
-Kernel find_matmul(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
-                   int feature_axis, bool transpose);
+Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant);
 Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
                       int feature_axis);
 
@@ -34,7 +33,7 @@ bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas);
 bsparse_status get_multiprocessors(int32_t* count);
 
 // Launches a kernel that takes one struct of parameters.
-bsparse_status launch(const Kernel& kernel, const char* name, uint32_t ctas, void* params,
+bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
                       cudaStream_t stream);
 
 }  // namespace bsparse

@@ -35,12 +35,21 @@ int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
   return in_features(args) * kernel.batch_tile * static_cast<int64_t>(element_size(args.dtype));
 }
 
-// A map of activations; its boxes hold `features` features and `batch` batch entries.
+// A map of activations; its boxes hold `features` features and, with features last, `batch` batch
+// entries, with features first up to 64 of them.
 bsparse_status map_activations(const bsparse_matmul_args& args, const void* data, int64_t size,
                                int features, int batch, CUtensorMap* map) {
   return args.feature_axis == 1
              ? make_tensor_map(args.dtype, data, size, args.batch, features, batch, map)
-             : make_tensor_map(args.dtype, data, args.batch, size, 64, features, map);
+             : make_tensor_map(args.dtype, data, args.batch, size, std::min(batch, 64), features,
+                               map);
+}
+
+// A map of the weights; its boxes are `width` square.
+bsparse_status map_weights(const bsparse_matmul_args& args, int width, CUtensorMap* map) {
+  if (args.plan.num_blocks == 0) return BSPARSE_OK;  // and none will be asked for
+  return make_tensor_map(args.dtype, args.w, args.block_size,
+                         int64_t{args.plan.num_blocks} * args.block_size, width, width, map);
 }
 
 }  // namespace
@@ -49,7 +58,8 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.plan.columns *
                           args.batch * args.block_size * sizeof(float);
   bytes = round_up(partials);
-  if (args.gate == nullptr || is_sm90(args.plan.kernel)) return;
+  const bool compacts = args.plan.kernel == BSPARSE_SM80 || args.plan.kernel == BSPARSE_SM80_SMALL;
+  if (args.gate == nullptr || !compacts) return;
   items = bytes;
   entries = items + round_up(args.plan.num_items * sizeof(int4));
   bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
@@ -118,11 +128,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     status =
         map_activations(args, args.y, out_features(args), width, kernel.store_batch, &params.y);
   }
-  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    status = make_tensor_map(args.dtype, args.w, args.block_size,
-                             int64_t{args.plan.num_blocks} * args.block_size, width, width,
-                             &params.w);
-  }
+  if (status == BSPARSE_OK) status = map_weights(args, width, &params.w);
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;
   params.gate = args.gate;
@@ -149,6 +155,30 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   const int64_t clusters = std::min<int64_t>(tiles, multiprocessors / kernel.cluster);
   return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * kernel.cluster),
                 &params, stream);
+}
+
+bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                    cudaStream_t stream) {
+  StreamMatmulParams params{};
+  bsparse_status status = map_activations(args, args.x, in_features(args), args.block_size,
+                                          kernel.batch_tile, &params.x);
+  if (status == BSPARSE_OK) {
+    status = map_activations(args, args.y, out_features(args), args.block_size, kernel.batch_tile,
+                             &params.y);
+  }
+  if (status == BSPARSE_OK) status = map_weights(args, args.block_size, &params.w);
+  if (status != BSPARSE_OK) return status;
+  params.bias = args.bias;
+  params.gate = args.gate;
+  params.partials = static_cast<float*>(args.workspace);
+  params.entries = reinterpret_cast<const int4*>(args.plan.entries);
+  params.batch = args.batch;
+  params.lists = static_cast<uint32_t>(args.plan.num_items);
+  params.length = args.plan.num_entries / args.plan.num_items;
+  params.activation = args.activation;
+  const int64_t tiles = (args.batch - 1) / kernel.batch_tile + 1;
+  return launch(kernel, "launching a matmul", static_cast<uint32_t>(params.lists * tiles), &params,
+                stream);
 }
 
 }  // namespace bsparse

@@ -26,6 +26,10 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
 bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                    cudaStream_t stream);
 
+// Lists of equal length: a CTA a list and batch tile.
+bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                    cudaStream_t stream);
+
 // dw with one CTA for blocks wherever they lie, and the same with CTAs that take items of one
 // output column. With more than one split they leave partial sums in the workspace.
 bsparse_status launch_block_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,

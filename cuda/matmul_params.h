@@ -51,6 +51,21 @@ struct UnionMatmulParams {
   bool keeps_weights;  // in L2
 };
 
+// The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
+struct StreamMatmulParams {
+  CUtensorMap x;
+  CUtensorMap w;  // (blocks * bs, bs)
+  CUtensorMap y;
+  const void* bias;   // (out) or null
+  const float* gate;  // (blocks) or null; only tells which blocks are 0
+  float* partials;    // (num_partials, batch, bs) or (num_partials, bs, batch)
+  const int4* entries;  // (lists, length): column, in_block, weight_block, partial
+  int64_t batch;
+  uint32_t lists;
+  int32_t length;
+  int32_t activation;
+};
+
 // dw, or with more than one split float32 partials of it; one CTA `slots` blocks and a split.
 struct MatmulDwParams {
   const void* x;
@@ -100,6 +115,7 @@ struct Kernel {
   int box_features = 0;    // features of a box of x or y; boxes of w are as wide and as high
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
+  bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)
 };
 
 // The kernels of the sm80 family, one function for each arithmetic mode (dtype.cuh). Each is
@@ -109,6 +125,7 @@ struct MatmulVariant {
   int feature_axis;
   bool transpose;
   bsparse_kernel family;
+  int64_t batch;  // decides the tile of a stream
 };
 
 Kernel sm80_matmul_bf16(const MatmulVariant& variant);
@@ -120,6 +137,10 @@ Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 // for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
+
+// Streams: blocks of 16 and 32.
+Kernel sm90_stream_bf16(const MatmulVariant& variant);
+Kernel sm90_stream_fp16(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);

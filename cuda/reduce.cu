@@ -3,6 +3,7 @@
 #include "cuda/dtype.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/kernel_table.h"
+#include "cuda/ptx.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -20,6 +21,8 @@ unsigned grid_for(int64_t elements) {
 // Partials are (outputs of a group, batch), or with kBatchFirst (batch, outputs).
 template <class Element, bool kBatchFirst>
 __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args args) {
+  ptx::launch_dependents();
+  ptx::wait_for_kernel_before();
   const bsparse_matmul_plan& plan = args.plan;
   const int64_t outputs = int64_t{plan.columns} * args.block_size;
   const int64_t features = int64_t{args.out_blocks} * args.block_size;
@@ -50,12 +53,16 @@ __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args
 }
 
 template <class Element>
-void reduce_matmul(const bsparse_matmul_args& args, dim3 grid, cudaStream_t stream) {
-  if (!is_sm90(args.plan.kernel) && args.feature_axis == 1) {
-    reduce_matmul_kernel<Element, true><<<grid, kReduceThreads, 0, stream>>>(args);
-  } else {
-    reduce_matmul_kernel<Element, false><<<grid, kReduceThreads, 0, stream>>>(args);
-  }
+Kernel reduce_matmul_kernel_for(const bsparse_matmul_args& args) {
+  const bool batch_first = !is_union(args.plan.kernel) && args.feature_axis == 1;
+  const auto function =
+      batch_first ? &reduce_matmul_kernel<Element, true> : &reduce_matmul_kernel<Element, false>;
+  // After a Hopper kernel it may start early.
+  const bool hopper =
+      is_union(args.plan.kernel) || args.plan.kernel == BSPARSE_SM90_STREAM;
+  return {.function = reinterpret_cast<const void*>(function),
+          .threads = kReduceThreads,
+          .starts_early = hopper};
 }
 
 template <class Element>
@@ -76,16 +83,18 @@ __global__ void reduce_matmul_dw_kernel(const __grid_constant__ ReduceMatmulDw a
 
 }  // namespace
 
-cudaError_t launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream) {
+bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream) {
   constexpr int kMaxGridY = 65535;
   const dim3 grid(grid_for(args.batch * args.plan.columns * args.block_size),
                   std::min(args.plan.num_splits, kMaxGridY));
+  Kernel kernel;
   switch (args.dtype) {
-    case BSPARSE_FLOAT32: reduce_matmul<float>(args, grid, stream); break;
-    case BSPARSE_FLOAT16: reduce_matmul<__half>(args, grid, stream); break;
-    case BSPARSE_BFLOAT16: reduce_matmul<__nv_bfloat16>(args, grid, stream); break;
+    case BSPARSE_FLOAT32: kernel = reduce_matmul_kernel_for<float>(args); break;
+    case BSPARSE_FLOAT16: kernel = reduce_matmul_kernel_for<__half>(args); break;
+    case BSPARSE_BFLOAT16: kernel = reduce_matmul_kernel_for<__nv_bfloat16>(args); break;
   }
-  return cudaGetLastError();
+  bsparse_matmul_args copy = args;
+  return launch(kernel, "adding partial columns", grid, &copy, stream);
 }
 
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,

@@ -50,10 +50,19 @@ inline constexpr int64_t kKeptWeightBytes = 8 << 20;
 // its registers hold, and shared memory three stages of.
 constexpr int column_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
 
-// Up to here a batch tile of 64 wastes less than it costs in reading the weights again. Smaller
-// blocks leave such batches to the sm80 family: an SM has one union tile, which waits for its
-// copies one by one, but six or eight of those.
+// Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
 inline constexpr int64_t kUnionSmallBatch = 64;
+
+// Small batches of small blocks stream (sm90_stream.cuh): a CTA of so many warps an SM, each with a
+// ring of at most so many entries.
+inline constexpr int kStreamWarps = 8;
+inline constexpr int kStreamStages = 12;
+inline constexpr int64_t kStreamBatch = 128;
+constexpr bool streams(int block_size, int64_t batch) {
+  return (block_size == 16 || block_size == 32) && batch <= kStreamBatch;
+}
+constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
+
 constexpr int smallest_union_block(int64_t batch) { return batch <= kUnionSmallBatch ? 64 : 32; }
 
 }  // namespace bsparse

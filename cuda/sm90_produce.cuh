@@ -55,8 +55,7 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
     const int shift = Traits::kColumns > 1 ? group * kShare : 0;
     return (columns >> shift & ((1u << kShare) - 1)) != 0;
   };
-  const uint64_t policy =
-      params.keeps_weights ? ptx::policy_keep() : ptx::policy_normal();
+  const uint64_t keep = ptx::policy_keep();
   StageCursor<Traits::kStages> cursor;
   TileWalk<Traits::kCluster> walk(params);
   int next = read(walk.item.y, walk.item.z - walk.item.y);
@@ -109,9 +108,14 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
             const int half = Traits::kColumns == 1 ? producer - 1 : 0;
             const int box = Traits::kColumns == 1 ? half : slot;
             const int reduction = part * Traits::kDepth, output = 64 * half;
-            ptx::copy_box_to_shared(shared.w(stage) + box * Traits::kBoxBytes, &params.w,
-                                    Traits::kTranspose ? reduction : output,
-                                    row + (Traits::kTranspose ? output : reduction), full, policy);
+            const uint32_t to = shared.w(stage) + box * Traits::kBoxBytes;
+            const int box_column = Traits::kTranspose ? reduction : output;
+            const int box_row = row + (Traits::kTranspose ? output : reduction);
+            if (params.keeps_weights) {
+              ptx::copy_box_to_shared(to, &params.w, box_column, box_row, full, keep);
+            } else {
+              ptx::copy_box_to_shared(to, &params.w, box_column, box_row, full);
+            }
           }
           __syncwarp();
           // All producers count: one that fell a round behind would mistake the ring's parity.

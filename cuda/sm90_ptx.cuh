@@ -83,13 +83,7 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// What the L2 cache does with copied lines: as with any, keep them longer, let them go first.
-__device__ __forceinline__ uint64_t policy_normal() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
+// What the L2 cache does with copied lines: keep them longer than others, or let them go first.
 __device__ __forceinline__ uint64_t policy_keep() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
@@ -139,6 +133,15 @@ __device__ __forceinline__ void copy_box_to_global(const CUtensorMap* to, int co
       "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group.L2::cache_hint "
       "[%0, {%1, %2}], [%3], %4;" ::"l"(to),
       "r"(column), "r"(row), "r"(from), "l"(policy_leave())
+      : "memory");
+}
+
+// Written lines stay as long as others.
+__device__ __forceinline__ void copy_box_to_global_kept(const CUtensorMap* to, int column, int row,
+                                                        uint32_t from) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(to),
+      "r"(column), "r"(row), "r"(from)
       : "memory");
 }
 

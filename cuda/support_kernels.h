@@ -25,7 +25,7 @@ cudaError_t launch_compact_entries(const CompactEntries& args, cudaStream_t stre
 
 // y of the split groups: their partials, in the workspace of `args`, added in order, then bias and
 // activation.
-cudaError_t launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream);
+bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream);
 
 // dw: the partials of the batch's splits added in order, times the gate.
 struct ReduceMatmulDw {

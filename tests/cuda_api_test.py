@@ -395,17 +395,54 @@ def test_planner_and_kernels_agree(kernels):
     layout = np.random.default_rng(1).random((40, 9)) < 0.2
     layout[:, 3] = True  # a hub: split
     dense = None
-    for batch, block_size, transpose in itertools.product((16, 300), (16, 64), (False, True)):
-        tile = kernels.tile("float32", block_size, batch)
+    for mode, batch, block_size, transpose in itertools.product(
+            ("float32", "bfloat16"), (1, 16, 100, 300), (16, 32, 64), (False, True)):
+        tile = kernels.tile(mode, block_size, batch)
         plan = planner.matmul(layout, batch, kernels.device(), tile, transpose)
         rng = np.random.default_rng(batch)
-        w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), "float32")
+        w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), mode)
         dense = dense_matrix(layout, float64(w), block_size)
         dense = dense.T if transpose else dense
-        x = on_gpu(rng.standard_normal((batch, dense.shape[0])), "float32")
-        y = torch.empty((batch, dense.shape[1]), device="cuda")
-        kernels.prepare_matmul("float32", block_size, 1, layout.shape, plan, x, w, y, transpose)()
-        np.testing.assert_allclose(float64(y), float64(x) @ dense, rtol=1e-4, atol=1e-3)
+        x = on_gpu(rng.standard_normal((batch, dense.shape[0])), mode)
+        y = torch.empty((batch, dense.shape[1]), device="cuda", dtype=x.dtype)
+        kernels.prepare_matmul(mode, block_size, 1, layout.shape, plan, x, w, y, transpose)()
+        truth = float64(x) @ dense
+        rounding = 2.0**-8 if mode == "bfloat16" else 2.0**-20
+        np.testing.assert_allclose(float64(y), truth, rtol=rounding, atol=1e-3)
+
+
+def union_tile(family, block_size):
+    """As get_tile gives it where the policy prefers the family."""
+    outputs = 256 if family == cuda.SM90_PAIR else 128
+    return cuda.Tile(kernel=family, batch_tile=256, ctas_per_sm=1, columns=outputs // block_size,
+                     shared_columns=max(1, 64 // block_size))
+
+
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+@pytest.mark.parametrize("family", [cuda.SM90, cuda.SM90_PAIR])
+def test_unions_whatever_the_policy_prefers(kernels, family, block_size):
+    if kernels.device().compute_capability != 90:
+        pytest.skip("unions are for compute capability 9.0")
+    tile = union_tile(family, block_size)
+    for seed, (feature_axis, transpose, batch) in enumerate(
+            itertools.product((0, 1), (False, True), (200, 520, 1096))):
+        check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
+                     transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
+                     use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
+    # More tiles than a ring has stages, more items than clusters run at once.
+    check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile)
+
+
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("segment", [None, 9])
+def test_streams_longer_than_their_rings(kernels, block_size, segment):
+    """Lists of hundreds of entries for each warp, with columns of all lengths across warps."""
+    tile = kernels.tile("bfloat16", block_size, 40)
+    if tile.kernel != cuda.SM90_STREAM:
+        pytest.skip("no streams on this GPU")
+    for feature_axis in (0, 1):
+        check_matmul(kernels, "bfloat16", block_size, feature_axis, False, 40, seed=5,
+                     shape=(61, 43), density=0.5, segment=segment, use_bias=True)
 
 
 BAD_MATMULS = {

@@ -16,12 +16,12 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 4
+API_VERSION = 5
 DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
-SM80, SM80_SMALL, SM90, SM90_SMALL, SM90_PAIR, DENSE = range(6)
+SM80, SM80_SMALL, SM90, SM90_SMALL, SM90_PAIR, DENSE, SM90_STREAM = range(7)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
 
@@ -214,11 +214,41 @@ def _on_device(rows, width):
     return torch.tensor(array if len(array) else np.zeros((1, width), np.int32), device="cuda")
 
 
-def entry_words(columns):
+def entry_words(tile):
+    if tile.kernel == SM90_STREAM:
+        return 4
     words = 2
-    while words < columns + 1:
+    while words < tile.columns + 1:
         words *= 2
     return words
+
+
+def _number_blocks(layout, transpose):
+    numbering = np.full(layout.shape, -1)
+    numbering[layout] = np.arange(int(layout.sum()))
+    return numbering.T if transpose else numbering
+
+
+def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
+    """Columns, or segments of them, are dealt to lists at random: any list must do."""
+    numbering = _number_blocks(layout, transpose)
+    random = np.random.default_rng(seed)
+    dealt = [[] for _ in range(lists)]
+    splits, partials = [], 0
+    for k in range(numbering.shape[1]):
+        blocks = [(c, b) for c, b in enumerate(numbering[:, k]) if b >= 0] or [(-1, -1)]
+        pieces = 1 if segment is None else min(lists, -(-len(blocks) // segment))
+        if pieces > 1:
+            splits.append((k, partials, pieces))
+        for piece, number in enumerate(random.permutation(lists)[:pieces]):
+            share = blocks[len(blocks) * piece // pieces:len(blocks) * (piece + 1) // pieces]
+            dealt[number] += [(k, c, b, partials if pieces > 1 else -1) for c, b in share]
+            partials += pieces > 1
+    length = max(map(len, dealt))
+    entries = [row for rows in dealt for row in rows + [(-1,) * 4] * (length - len(rows))]
+    numbers = dict(kernel=tile.kernel, columns=1, num_items=lists, num_splits=len(splits),
+                   num_partials=partials, num_entries=len(entries), num_blocks=int(layout.sum()))
+    return Plan(numbers, dict(entries=_on_device(entries, 4), splits=_on_device(splits, 3)))
 
 
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
@@ -226,10 +256,9 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
 
     layout: bool [CB, KB]. Groups are random: any grouping must do.
     """
-    numbering = np.full(layout.shape, -1)
-    numbering[layout] = np.arange(int(layout.sum()))
-    if transpose:
-        numbering = numbering.T
+    if tile.kernel == SM90_STREAM:
+        return stream_plan(layout, tile, transpose, segment, seed)
+    numbering = _number_blocks(layout, transpose)
     outputs = numbering.shape[1]
     columns = np.arange(outputs)
     if tile.columns > 1:
@@ -243,7 +272,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
             blocks = [-1 if k < 0 else numbering[c, k] for k in group]
             if max(blocks) >= 0:
                 row = [c, *blocks]
-                entries.append(row + [-1] * (entry_words(tile.columns) - len(row)))
+                entries.append(row + [-1] * (entry_words(tile) - len(row)))
         length = len(entries) - first
         pieces = 1 if segment is None else max(1, -(-length // segment))
         if pieces > 1:
@@ -258,7 +287,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
                    num_splits=len(splits), num_partials=partials, num_entries=len(entries),
                    num_blocks=int(layout.sum()))
     tables = dict(items=_on_device(items, 4),
-                  entries=_on_device(entries, entry_words(tile.columns)),
+                  entries=_on_device(entries, entry_words(tile)),
                   splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
     return Plan(numbers, tables)
 
@@ -318,7 +347,7 @@ class Planner:
         return Plan(numbers, dict(
             items=_on_device(tables[:summary.entries_offset], 4),
             entries=_on_device(tables[summary.entries_offset:summary.splits_offset],
-                               entry_words(tile.columns)),
+                               entry_words(tile)),
             splits=_on_device(tables[summary.splits_offset:summary.groups_offset], 3),
             groups=_on_device(tables[summary.groups_offset:], tile.columns)))
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cc/plan/column_groups.h"
+#include "cc/plan/stream_cut.h"
 #include "cuda/bsparse_cuda.h"
 
 namespace bsparse {
@@ -19,6 +20,8 @@ constexpr int64_t kMinSegment = 4;
 
 // A column is a hub when it alone would outlast its share of the device by this factor.
 constexpr double kHubFactor = 1.5;
+
+constexpr int32_t kStreamEntryWords = sizeof(StreamCut::Entry) / sizeof(int32_t);
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -78,6 +81,32 @@ int64_t BatchClass(int64_t batch, const PlanTarget& target) {
 
 MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target)
     : target_(target) {
+  if (target.kernel == BSPARSE_SM90_STREAM) {
+    CutForStreams(index, batch);
+  } else {
+    CutIntoItems(index, batch);
+  }
+}
+
+void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
+  // All batch tiles run at once, too.
+  const int64_t batch_tiles = std::min(BatchClass(batch, target_), Slots(target_));
+  const StreamCut cut = CutIntoStreams(index, Slots(target_) / batch_tiles);
+  num_items_ = cut.lists;
+  num_entries_ = int64_t{cut.lists} * cut.length;
+  num_splits_ = static_cast<int32_t>(cut.splits.size());
+  num_partials_ = cut.num_partials;
+  for (const StreamCut::Entry& entry : cut.entries) {
+    tables_.insert(tables_.end(),
+                   {entry.column, entry.in_block, entry.weight_block, entry.partial});
+  }
+  for (const StreamCut::Split& split : cut.splits) {
+    tables_.insert(tables_.end(), {split.column, split.first_partial, split.num_partials});
+  }
+}
+
+void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
+  const PlanTarget& target = target_;
   const std::vector<int32_t> groups =
       GroupColumns(index, target.columns, target.shared_columns);
   const int32_t words = entry_words();
@@ -127,9 +156,18 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
   tables_.insert(tables_.end(), groups.begin(), groups.end());
 }
 
-int32_t MatmulPlan::entry_words() const { return bsparse_entry_words(target_.columns); }
+int32_t MatmulPlan::entry_words() const {
+  return is_stream() ? kStreamEntryWords : bsparse_entry_words(target_.columns);
+}
+
+bool MatmulPlan::is_stream() const { return target_.kernel == BSPARSE_SM90_STREAM; }
 
 double MatmulPlan::PredictedBalance(int64_t batch) const {
+  if (is_stream()) {
+    int64_t stored = 0;
+    for (int64_t e = 0; e < num_entries_; ++e) stored += tables_[e * kStreamEntryWords] >= 0;
+    return stored == 0 ? 1.0 : static_cast<double>(num_entries_) / stored;
+  }
   const int64_t slots = Slots(target_);
   const int64_t batch_tiles = BatchTiles(batch, target_);
   std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>> loads;

@@ -56,11 +56,11 @@ class MatmulPlan {
   int32_t num_partials() const { return num_partials_; }
 
   // items (num_items, 4), entries (num_entries, entry_words), splits (num_splits, 3), groups
-  // (groups, columns), one after the other.
+  // (groups, columns), one after the other. Of streams there are no items and groups.
   const std::vector<int32_t>& tables() const { return tables_; }
   int32_t entry_words() const;
   int64_t items_offset() const { return 0; }
-  int64_t entries_offset() const { return int64_t{4} * num_items_; }
+  int64_t entries_offset() const { return is_stream() ? 0 : int64_t{4} * num_items_; }
   int64_t splits_offset() const { return entries_offset() + entry_words() * num_entries_; }
   int64_t groups_offset() const { return splits_offset() + int64_t{3} * num_splits_; }
 
@@ -69,6 +69,10 @@ class MatmulPlan {
   double PredictedBalance(int64_t batch) const;
 
  private:
+  void CutIntoItems(const BlockIndex& index, int64_t batch);
+  void CutForStreams(const BlockIndex& index, int64_t batch);
+  bool is_stream() const;
+
   PlanTarget target_;
   int32_t num_items_ = 0;
   int32_t num_splits_ = 0;

@@ -16,6 +16,7 @@
 #include "cc/plan/layout_plans.h"
 #include "cc/plan/matmul_plan.h"
 #include "cc/plan/plan_c_api.h"
+#include "cc/plan/stream_cut.h"
 #include "cuda/bsparse_cuda.h"
 #include "gtest/gtest.h"
 
@@ -245,6 +246,99 @@ TEST(MatmulPlan, EntriesOfAUnionNameEveryBlockOfItsColumns) {
     }
     EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
   }
+}
+
+// Checks that lists hold every block once and in order, and that partials are as splits say.
+void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
+  ASSERT_EQ(static_cast<int64_t>(cut.entries.size()), int64_t{cut.lists} * cut.length);
+  std::set<int32_t> blocks;
+  std::set<std::pair<int32_t, int32_t>> pieces;  // column, partial
+  for (int32_t list = 0; list < cut.lists; ++list) {
+    const StreamCut::Entry* const entries = cut.entries.data() + int64_t{list} * cut.length;
+    bool filling = false;
+    int32_t before = -1;
+    for (int32_t e = 0; e < cut.length; ++e) {
+      const StreamCut::Entry& entry = entries[e];
+      EXPECT_FALSE(filling && entry.column >= 0) << "an entry behind the filling";
+      filling = entry.column < 0;
+      if (filling) continue;
+      if (entry.column != before) {
+        EXPECT_TRUE(pieces.insert({entry.column, entry.partial}).second)
+            << "column " << entry.column << " twice";
+      }
+      before = entry.column;
+      const int64_t first = index.offsets()[entry.column];
+      const int64_t end = index.offsets()[entry.column + 1];
+      if (entry.in_block < 0) {
+        EXPECT_EQ(first, end) << "a column with blocks has an entry without";
+        continue;
+      }
+      EXPECT_TRUE(blocks.insert(entry.weight_block).second);
+      EXPECT_TRUE(std::any_of(index.entries().begin() + first, index.entries().begin() + end,
+                              [&](const BlockIndex::Entry& stored) {
+                                return stored.in_block == entry.in_block &&
+                                       stored.weight_block == entry.weight_block;
+                              }));
+    }
+  }
+  EXPECT_EQ(static_cast<int64_t>(blocks.size()), index.num_blocks());
+  int32_t partials = 0;
+  for (const StreamCut::Split& split : cut.splits) {
+    EXPECT_EQ(split.first_partial, partials);
+    EXPECT_GT(split.num_partials, 1);
+    for (int32_t p = 0; p < split.num_partials; ++p) {
+      EXPECT_EQ(pieces.erase({split.column, partials++}), 1u);
+    }
+  }
+  EXPECT_EQ(partials, cut.num_partials);
+  for (int32_t k = 0; k < index.out_blocks(); ++k) {
+    const bool split = std::any_of(cut.splits.begin(), cut.splits.end(),
+                                   [&](const StreamCut::Split& s) { return s.column == k; });
+    EXPECT_EQ(pieces.erase({k, -1}), split ? 0u : 1u) << "column " << k;
+  }
+  EXPECT_TRUE(pieces.empty());
+}
+
+TEST(CutIntoStreams, HoldsEveryBlockOnce) {
+  for (const double density : {0.0, 0.02, 0.3, 1.0}) {
+    for (const int hubs : {0, 1, 3}) {
+      const BlockIndex index(Random(70, 23, density, hubs, 11).view(), /*transpose=*/false);
+      for (const int64_t lists : {1, 2, 10, 132, 5000}) {
+        SCOPED_TRACE(testing::Message() << density << " " << hubs << " " << lists);
+        const StreamCut cut = CutIntoStreams(index, lists);
+        EXPECT_LE(cut.lists, lists);
+        ExpectWhole(index, cut);
+      }
+    }
+  }
+}
+
+TEST(CutIntoStreams, BalancesAndSplitsOnlyWhereThatPays) {
+  const auto mean = [](const BlockIndex& index) { return index.num_blocks() / 132.0; };
+  const BlockIndex even(Random(640, 640, 0.016, 0, 12).view(), /*transpose=*/false);
+  const StreamCut columns = CutIntoStreams(even, 132);
+  EXPECT_EQ(columns.num_partials, 0);
+  EXPECT_LE(columns.length, 1.1 * mean(even));
+  const BlockIndex hubs(Random(640, 640, 0.012, 5, 12).view(), /*transpose=*/false);
+  const StreamCut split = CutIntoStreams(hubs, 132);
+  EXPECT_GE(split.splits.size(), 5u);
+  EXPECT_LE(split.length, 1.1 * mean(hubs));
+}
+
+TEST(MatmulPlan, OfStreamsHasListsForAllSlots) {
+  PlanTarget target{/*sm_count=*/132, /*batch_tile=*/64};
+  target.kernel = BSPARSE_SM90_STREAM;
+  const Layout layout = Random(200, 200, 0.1, 1, 13);
+  const BlockIndex index(layout.view(), /*transpose=*/false);
+  const MatmulPlan one(index, /*batch=*/64, target);
+  EXPECT_EQ(one.num_items(), 132);
+  EXPECT_EQ(one.num_entries() % 132, 0);
+  EXPECT_EQ(one.entries_offset(), 0);
+  EXPECT_EQ(one.splits_offset(), 4 * one.num_entries());
+  EXPECT_EQ(static_cast<int64_t>(one.tables().size()),
+            4 * one.num_entries() + 3 * one.num_splits());
+  EXPECT_LE(one.PredictedBalance(64), 1.1);
+  EXPECT_EQ(MatmulPlan(index, /*batch=*/128, target).num_items(), 66);
 }
 
 TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {

@@ -194,7 +194,9 @@ class SmallWorldXlaOp final : public XlaOpKernel {
     constexpr float kSome = 0;
     net.gains.assign(attrs_.products, &kSome);
     net.biases.assign(attrs_.products, &kSome);
-    std::vector<int32_t> tables = {0};
+    // Every plan's tables begin at a multiple of 16 bytes, as alone they would.
+    constexpr size_t kAlignment = 16 / sizeof(int32_t);
+    std::vector<int32_t> tables(kAlignment, 0);
     std::vector<int32_t> numbers[2];
     for (const bool transpose : {false, true}) {
       const bool taken = transpose ? kBackward : !kBackward || !kept;
@@ -226,6 +228,7 @@ class SmallWorldXlaOp final : public XlaOpKernel {
         for (size_t i = own.size() - 4; i < own.size(); ++i) own[i] += static_cast<int32_t>(begin);
         numbers[transpose].insert(numbers[transpose].end(), own.begin(), own.end());
         tables.insert(tables.end(), plan->tables().begin(), plan->tables().end());
+        tables.resize((tables.size() + kAlignment - 1) / kAlignment * kAlignment, 0);
       }
     }
     (*attributes)(xla_calls::kSmallWorldAllowTf32, allow_tf32);

@@ -1,0 +1,320 @@
+// y = x W for Hopper and small batches: weights stream from memory once, at close to its speed.
+//
+// What such a product takes is the weights' bytes and waits for memory. So all CTAs run at once,
+// with lists of entries of equal length; every warp takes a share of its CTA's list, and keeps a
+// ring of its own full, which the copy engine fills: no warp waits for another before its products
+// are done. Where a column is shared by several warps of a CTA, the first of them adds up what the
+// others leave in shared memory, in order.
+#ifndef BSPARSE_CUDA_SM90_STREAM_CUH_
+#define BSPARSE_CUDA_SM90_STREAM_CUH_
+
+#include "cuda/epilogue.cuh"
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/tile.cuh"
+#include "cuda/warp_mma.cuh"
+
+namespace bsparse {
+
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int kBatchTileT>
+struct StreamTraits {
+  using Math = MathT;
+  using Element = typename Math::Element;
+  static_assert(sizeof(Element) == 2, "rows of 16-bit elements");
+  static constexpr int kBlockSize = kBlockSizeT;
+  static constexpr int kFeatureAxis = kFeatureAxisT;
+  static constexpr int kBatchTile = kBatchTileT;
+
+  // The copy engine swizzles boxes just as these tiles expect.
+  static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
+  static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
+  using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
+  using TileW = OperandTile<Element, kMajorW, kBlockSize, kBlockSize>;
+  using TileY = TileX;  // staged where a tile of x was
+  static_assert(TileX::kRowBytes <= 128 && TileW::kRowBytes <= 128, "boxes as wide as a swizzle");
+  using Product =
+      WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
+  using Sum = typename Product::Sum;
+
+  static constexpr int kWarps = kStreamWarps;
+  static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
+  static constexpr int kControlBytes = 2048;
+  static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
+  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + TileW::kBytes));
+  static constexpr int kStages = kFit < kStreamStages ? kFit : kStreamStages;  // of a warp
+  static_assert(kStages >= 2, "one tile is multiplied while another arrives");
+  static_assert(8 * kWarps * kStages + 8 * kWarps <= kControlBytes, "barriers have room");
+  static constexpr int kSharedBytes =
+      1024 + kControlBytes +
+      kWarps * (kSumBytes + kStages * (TileX::kBytes + TileW::kBytes));
+};
+
+// Places of a warp in shared memory; `base` is a multiple of 1024 bytes.
+template <class Traits>
+struct StreamShared {
+  uint32_t base;
+  int warp;
+
+  __device__ __forceinline__ uint32_t x(int stage) const {
+    return base + (warp * Traits::kStages + stage) * Traits::TileX::kBytes;
+  }
+  __device__ __forceinline__ uint32_t w(int stage) const {
+    return base + Traits::kWarps * Traits::kStages * Traits::TileX::kBytes +
+           (warp * Traits::kStages + stage) * Traits::TileW::kBytes;
+  }
+  // What warp `of` leaves for the warp that stores the column.
+  __device__ __forceinline__ uint32_t sum(int of) const {
+    return base +
+           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::TileW::kBytes) +
+           of * Traits::kSumBytes;
+  }
+  __device__ __forceinline__ uint32_t full(int stage) const {
+    return sum(Traits::kWarps) + 8 * (warp * Traits::kStages + stage);
+  }
+  // The column that warp `of` begins with, if it goes on from the warp before, or -1.
+  __device__ __forceinline__ uint32_t continued(int of) const {
+    return sum(Traits::kWarps) + 8 * Traits::kWarps * Traits::kStages + 4 * of;
+  }
+};
+
+// Adds bias, activates and stores the outputs of a column, by way of `staging`.
+template <class Traits>
+__device__ __forceinline__ void store_column(typename Traits::Sum& sum,
+                                             const StreamMatmulParams& params, int column,
+                                             int batch_begin, uint32_t staging) {
+  using Element = typename Traits::Element;
+  using Tile = typename Traits::TileY;
+  const int lane = threadIdx.x % 32;
+  const int feature = column * Traits::kBlockSize;
+  if (params.bias != nullptr) {
+    const auto* bias = static_cast<const Element*>(params.bias) + feature;
+    sum.transform([&](int output, float z) { return z + to_float(bias[output]); });
+  }
+  if (params.activation != BSPARSE_ACTIVATION_NONE) {
+    sum.transform([&](int, float z) { return activate(z, params.activation); });
+  }
+  // All have read the tile of x that was there.
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
+#pragma unroll
+    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
+      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
+      uint32_t words[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const float* const pair_of = sum.values[m][n + q / 2] + 2 * (q % 2);
+        const auto pair = make_pair<Element>(pair_of[0], pair_of[1]);
+        words[q] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      const int batch = m * 16 + lane / 8 % 2 * 8;
+      const int output = n * 8 + lane / 16 * 8;
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::stmatrix_x4(staging + Tile::offset(batch + lane % 8, output / 8), words);
+      } else {
+        ptx::stmatrix_x4_trans(staging + Tile::offset(output + lane % 8, batch / 8), words);
+      }
+    }
+  }
+  ptx::fence_async_proxy();
+  __syncwarp();
+  if (lane == 0) {
+    ptx::copy_box_to_global_kept(&params.y, Traits::kFeatureAxis == 1 ? feature : batch_begin,
+                                 Traits::kFeatureAxis == 1 ? batch_begin : feature, staging);
+    ptx::bulk_commit();
+    ptx::bulk_wait_read();
+  }
+  __syncwarp();
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(32 * Traits::kWarps, 1)
+    sm90_stream_kernel(const __grid_constant__ StreamMatmulParams params) {
+  using Product = typename Traits::Product;
+  using Sum = typename Traits::Sum;
+  constexpr int kStages = Traits::kStages;
+  constexpr int kValues = sizeof(Sum::values) / sizeof(float);
+  extern __shared__ char raw[];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const StreamShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u, warp};
+  const uint32_t list = blockIdx.x % params.lists;
+  const int batch_begin = static_cast<int>(blockIdx.x / params.lists) * Traits::kBatchTile;
+
+  // This warp's entries of the list: from `begin` on, `count` of them with those that fill it. Warps
+  // without any come last.
+  const int share = (params.length + Traits::kWarps - 1) / Traits::kWarps;
+  const int begin = min(share * warp, params.length);
+  const int count = min(share, params.length - begin);
+  const int4* const entries = params.entries + static_cast<int64_t>(list) * params.length + begin;
+  // Entry first + lane: column, in_block, weight_block, partial.
+  const auto read = [&](int first) {
+    const int e = first + lane;
+    return e < count ? entries[e] : make_int4(-1, -1, -1, -1);
+  };
+  // A block whose gate is 0 counts as missing.
+  const auto leave_out = [&](int4& entry) {
+    if (params.gate != nullptr && entry.y >= 0 && params.gate[entry.z] == 0.0f) entry.y = -1;
+  };
+  int4 now = read(0);
+  int4 ahead = read(32);
+  const int before = begin > 0 && count > 0 ? entries[-1].x : -1;
+  if (lane < kStages) ptx::barrier_init(shared.full(lane), 1);
+  if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(&params.x);
+    ptx::prefetch_tensor_map(&params.w);
+    ptx::prefetch_tensor_map(&params.y);
+  }
+  ptx::barrier_init_fence();
+  __syncwarp();
+  // So far only the plan was read. The kernel behind this one may come as early.
+  ptx::launch_dependents();
+  ptx::wait_for_kernel_before();
+  leave_out(now);
+  leave_out(ahead);
+
+  // By the lane that holds the entry.
+  const auto issue = [&](int in_block, int weight_block, int stage) {
+    const uint32_t full = shared.full(stage);
+    ptx::barrier_arrive_expect(full, Traits::TileX::kBytes + Traits::TileW::kBytes);
+    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::kBlockSize, full);
+    const int feature = in_block * Traits::kBlockSize;
+    ptx::copy_box_to_shared(shared.x(stage), &params.x,
+                            Traits::kFeatureAxis == 1 ? feature : batch_begin,
+                            Traits::kFeatureAxis == 1 ? batch_begin : feature, full);
+  };
+  if (lane < kStages && now.y >= 0) issue(now.y, now.z, lane);
+  if (lane == 0) {
+    ptx::store_shared(shared.continued(warp), now.x == before ? now.x : -1);
+  }
+  __syncthreads();
+
+  Sum sum;
+  sum.clear();
+  // Of the column under way: it began in a warp before this.
+  bool continues = static_cast<int>(ptx::load_shared(shared.continued(warp))) >= 0;
+  int column = __shfl_sync(~0u, now.x, 0);
+  int partial = -1;
+  uint32_t parities = 0;  // a bit a stage
+  int stage = 0;
+  const auto store = [&](int staging) {
+    if (partial >= 0) {
+      const OutputTile place = {batch_begin, params.batch, params.batch, 0, 0};
+      store_partial<Traits::kFeatureAxis, Traits::kBlockSize>(
+          sum, {0, 0}, place, params.partials + partial * (params.batch * Traits::kBlockSize));
+    } else {
+      store_column<Traits>(sum, params, column, batch_begin, shared.x(staging));
+    }
+  };
+  bool waits = false;  // for other warps' share of the column
+#pragma unroll 1
+  for (int e = 0; e < count && column >= 0; ++e) {
+    if (e % 32 == 0 && e > 0) {
+      now = ahead;
+      ahead = read(e + 32);
+      leave_out(ahead);
+    }
+    const bool present = __shfl_sync(~0u, now.y, e % 32) >= 0;
+    partial = __shfl_sync(~0u, now.w, e % 32);
+    if (present) {
+      ptx::barrier_wait(shared.full(stage), parities >> stage & 1);
+      parities ^= 1u << stage;
+#pragma unroll
+      for (int step = 0; step < Product::kSteps; ++step) {
+        typename Product::Fragments fragments;
+        Product::load(fragments, shared.x(stage), 0, shared.w(stage), 0, step);
+        Product::multiply(sum, fragments);
+      }
+    }
+    const int following = __shfl_sync(~0u, e % 32 == 31 ? ahead.x : now.x, (e + 1) % 32);
+    const int next = e + 1 < count ? following : -1;
+    if (next != column) {
+      if (continues) {
+        const uint32_t to = shared.sum(warp) + 4 * lane;
+        const float* const values = &sum.values[0][0][0];
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) {
+          ptx::store_shared(to + 128 * i, __float_as_uint(values[i]));
+        }
+      } else if (next < 0 && warp + 1 < Traits::kWarps &&
+                 static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column) {
+        waits = true;
+        break;
+      } else {
+        store(stage);
+      }
+      continues = false;
+      sum.clear();
+      column = next;
+    }
+    // All have read what the next copies overwrite.
+    __syncwarp();
+    const int later = e + kStages;
+    if (lane == later % 32) {
+      const bool soon = later / 32 == e / 32;
+      const int in_block = soon ? now.y : ahead.y;
+      if (in_block >= 0) issue(in_block, soon ? now.z : ahead.z, stage);
+    }
+    stage = stage == kStages - 1 ? 0 : stage + 1;
+  }
+  __syncthreads();
+  if (waits) {
+    float* const values = &sum.values[0][0][0];
+    for (int other = warp + 1; other < Traits::kWarps; ++other) {
+      if (static_cast<int>(ptx::load_shared(shared.continued(other))) != column) break;
+      const uint32_t from = shared.sum(other) + 4 * lane;
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        values[i] += __uint_as_float(ptx::load_shared(from + 128 * i));
+      }
+    }
+    store(0);
+  }
+  if (lane == 0) ptx::bulk_wait();
+}
+
+template <class Traits>
+Kernel sm90_stream_entry() {
+  return {.function = reinterpret_cast<const void*>(&sm90_stream_kernel<Traits>),
+          .threads = 32 * Traits::kWarps,
+          .shared_bytes = Traits::kSharedBytes,
+          .batch_tile = Traits::kBatchTile,
+          .starts_early = true};
+}
+
+// The kernel for a variant; instantiates all of them for one arithmetic mode.
+template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
+Kernel sm90_stream_for(int64_t batch) {
+  switch (stream_batch_tile(batch)) {
+    case 16:
+      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 16>>();
+    case 32:
+      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 32>>();
+    default:
+      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 64>>();
+  }
+}
+
+template <class Math, int kBlockSize>
+Kernel sm90_stream_for(const MatmulVariant& variant) {
+  if (variant.feature_axis == 0) {
+    return variant.transpose ? sm90_stream_for<Math, kBlockSize, 0, true>(variant.batch)
+                             : sm90_stream_for<Math, kBlockSize, 0, false>(variant.batch);
+  }
+  return variant.transpose ? sm90_stream_for<Math, kBlockSize, 1, true>(variant.batch)
+                           : sm90_stream_for<Math, kBlockSize, 1, false>(variant.batch);
+}
+
+template <class Math>
+Kernel sm90_stream_for(const MatmulVariant& variant) {
+  switch (variant.block_size) {
+    case 16: return sm90_stream_for<Math, 16>(variant);
+    case 32: return sm90_stream_for<Math, 32>(variant);
+  }
+  return {};
+}
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_STREAM_CUH_
