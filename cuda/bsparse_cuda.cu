@@ -136,7 +136,8 @@ bsparse_status matmul(const bsparse_matmul_args* given, void* stream_pointer) {
   } else {
     status = launch_column_matmul(args, kernel, stream);
   }
-  if (status != BSPARSE_OK || args.plan.num_splits == 0) return status;
+  const bool adds = args.plan.num_splits > 0 && args.plan.kernel != BSPARSE_SM90_STREAM;
+  if (status != BSPARSE_OK || !adds) return status;
   return launch_reduce_matmul(args, stream);
 }
 

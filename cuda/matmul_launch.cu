@@ -1,6 +1,8 @@
 #include "cuda/matmul_launch.h"
 
 #include <algorithm>
+#include <atomic>
+#include <random>
 
 #include "cuda/check.h"
 #include "cuda/error.h"
@@ -45,6 +47,17 @@ bsparse_status map_activations(const bsparse_matmul_args& args, const void* data
                                map);
 }
 
+// Differs from launch to launch, and from whatever scratch memory may hold: 64 random bits that a
+// counter is added to.
+uint64_t number_of_launch() {
+  static std::atomic<uint64_t> next{[] {
+    std::random_device device;
+    return uint64_t{device()} << 32 | device();
+  }()};
+  const uint64_t number = next.fetch_add(1, std::memory_order_relaxed);
+  return number == 0 ? next.fetch_add(1, std::memory_order_relaxed) : number;  // 0: no flag
+}
+
 // A map of the weights; its boxes are `width` square.
 bsparse_status map_weights(const bsparse_matmul_args& args, int width, CUtensorMap* map) {
   if (args.plan.num_blocks == 0) return BSPARSE_OK;  // and none will be asked for
@@ -55,14 +68,19 @@ bsparse_status map_weights(const bsparse_matmul_args& args, int width, CUtensorM
 }  // namespace
 
 MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
-  const size_t partials = static_cast<size_t>(args.plan.num_partials) * args.plan.columns *
-                          args.batch * args.block_size * sizeof(float);
-  bytes = round_up(partials);
-  const bool compacts = args.plan.kernel == BSPARSE_SM80 || args.plan.kernel == BSPARSE_SM80_SMALL;
-  if (args.gate == nullptr || !compacts) return;
-  items = bytes;
-  entries = items + round_up(args.plan.num_items * sizeof(int4));
-  bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
+  const bool streams = args.plan.kernel == BSPARSE_SM90_STREAM;
+  const int64_t tile = streams ? stream_batch_tile(args.batch) : 1;
+  const int64_t tiles = (args.batch + tile - 1) / tile;
+  const auto partials = static_cast<size_t>(tiles) * args.plan.num_partials;
+  bytes = round_up(partials * tile * args.plan.columns * args.block_size * sizeof(float));
+  if (streams) {
+    flags = bytes;
+    bytes += round_up(partials * sizeof(uint64_t));
+  } else if (args.gate != nullptr && !is_union(args.plan.kernel)) {
+    items = bytes;
+    entries = items + round_up(args.plan.num_items * sizeof(int4));
+    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
+  }
 }
 
 bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
@@ -160,19 +178,35 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream) {
   StreamMatmulParams params{};
-  bsparse_status status = map_activations(args, args.x, in_features(args), args.block_size,
-                                          kernel.batch_tile, &params.x);
+  const auto box_batch =
+      args.feature_axis == 1
+          ? static_cast<int>(std::min<int64_t>(args.batch, kernel.batch_tile))
+          : kernel.batch_tile;
+  bsparse_status status =
+      map_activations(args, args.x, in_features(args), args.block_size, box_batch, &params.x);
   if (status == BSPARSE_OK) {
-    status = map_activations(args, args.y, out_features(args), args.block_size, kernel.batch_tile,
-                             &params.y);
+    status =
+        map_activations(args, args.y, out_features(args), args.block_size, box_batch, &params.y);
   }
-  if (status == BSPARSE_OK) status = map_weights(args, args.block_size, &params.w);
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+    constexpr int kLine = 64;  // elements of 128 bytes
+    const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
+    status = make_tensor_map(args.dtype, args.w, kLine, args.plan.num_blocks * lines, kLine,
+                             static_cast<int>(lines), &params.w);
+  }
   if (status != BSPARSE_OK) return status;
+  const MatmulWorkspace workspace(args);
+  auto* const scratch = static_cast<char*>(args.workspace);
   params.bias = args.bias;
   params.gate = args.gate;
-  params.partials = static_cast<float*>(args.workspace);
+  params.partials = reinterpret_cast<float*>(scratch);
+  params.flags = reinterpret_cast<uint64_t*>(scratch + workspace.flags);
+  params.launch = number_of_launch();
   params.entries = reinterpret_cast<const int4*>(args.plan.entries);
-  params.batch = args.batch;
+  params.splits = args.plan.splits;
+  params.num_partials = args.plan.num_partials;
+  params.box_bytes_x =
+      static_cast<uint32_t>(box_batch * args.block_size * element_size(args.dtype));
   params.lists = static_cast<uint32_t>(args.plan.num_items);
   params.length = args.plan.num_entries / args.plan.num_items;
   params.activation = args.activation;

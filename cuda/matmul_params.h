@@ -54,13 +54,17 @@ struct UnionMatmulParams {
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
 struct StreamMatmulParams {
   CUtensorMap x;
-  CUtensorMap w;  // (blocks * bs, bs)
+  CUtensorMap w;  // of rows of 128 bytes
   CUtensorMap y;
   const void* bias;   // (out) or null
   const float* gate;  // (blocks) or null; only tells which blocks are 0
-  float* partials;    // (num_partials, batch, bs) or (num_partials, bs, batch)
+  float* partials;    // (batch tiles, num_partials, tile)
+  uint64_t* flags;    // (batch tiles, num_partials): `launch` once the partial is there
+  uint64_t launch;    // a number that no other launch has, nor memory by chance
   const int4* entries;  // (lists, length): column, in_block, weight_block, partial
-  int64_t batch;
+  const int32_t* splits;
+  int32_t num_partials;
+  uint32_t box_bytes_x;
   uint32_t lists;
   int32_t length;
   int32_t activation;

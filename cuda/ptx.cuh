@@ -129,6 +129,17 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Between CTAs: whoever loads what was stored sees all that was written before it.
+__device__ __forceinline__ void store_release(uint64_t* to, uint64_t value) {
+  asm volatile("st.release.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ uint64_t load_acquire(const uint64_t* from) {
+  uint64_t value;
+  asm volatile("ld.acquire.gpu.global.b64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+  return value;
+}
+
 // Programmatic dependent launch (Hopper). A kernel that is launched to start early may run while the
 // kernel before it in the stream still does, until it waits; then all that one wrote is there. For
 // kernels launched otherwise both do nothing.

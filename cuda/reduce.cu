@@ -57,12 +57,10 @@ Kernel reduce_matmul_kernel_for(const bsparse_matmul_args& args) {
   const bool batch_first = !is_union(args.plan.kernel) && args.feature_axis == 1;
   const auto function =
       batch_first ? &reduce_matmul_kernel<Element, true> : &reduce_matmul_kernel<Element, false>;
-  // After a Hopper kernel it may start early.
-  const bool hopper =
-      is_union(args.plan.kernel) || args.plan.kernel == BSPARSE_SM90_STREAM;
+  // Only Hopper's families tell that this is Hopper, where kernels may start early.
   return {.function = reinterpret_cast<const void*>(function),
           .threads = kReduceThreads,
-          .starts_early = hopper};
+          .starts_early = is_union(args.plan.kernel)};
 }
 
 template <class Element>

@@ -4,7 +4,8 @@
 // with lists of entries of equal length; every warp takes a share of its CTA's list, and keeps a
 // ring of its own full, which the copy engine fills: no warp waits for another before its products
 // are done. Where a column is shared by several warps of a CTA, the first of them adds up what the
-// others leave in shared memory, in order.
+// others leave in shared memory, in order; where by several CTAs, one of them what the others leave
+// in device memory. It waits for a flag of each; all CTAs are on the device at once.
 #ifndef BSPARSE_CUDA_SM90_STREAM_CUH_
 #define BSPARSE_CUDA_SM90_STREAM_CUH_
 
@@ -26,13 +27,14 @@ struct StreamTraits {
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
 
-  // The copy engine swizzles boxes just as these tiles expect.
+  // The copy engine swizzles boxes just as these tiles expect. It takes about three cycles for a row
+  // of a box, however short, so a weight block comes as rows of 128 bytes.
   static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
   using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  using TileW = OperandTile<Element, kMajorW, kBlockSize, kBlockSize>;
+  using TileW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
   using TileY = TileX;  // staged where a tile of x was
-  static_assert(TileX::kRowBytes <= 128 && TileW::kRowBytes <= 128, "boxes as wide as a swizzle");
+  static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =
       WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
   using Sum = typename Product::Sum;
@@ -77,6 +79,10 @@ struct StreamShared {
     return sum(Traits::kWarps) + 8 * Traits::kWarps * Traits::kStages + 4 * of;
   }
 };
+
+// The `partial` of entries that make a whole column. Others: a partial's number, or below, those that
+// the partials of a split are added to.
+inline constexpr int kWholeColumn = -1;
 
 // Adds bias, activates and stores the outputs of a column, by way of `staging`.
 template <class Traits>
@@ -128,6 +134,44 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
   __syncwarp();
 }
 
+// Leaves a warp's sums of a column in device memory for the CTA that stores it, which then sees the
+// launch's number in `flag`.
+template <class Traits>
+__device__ __forceinline__ void leave_partial(const typename Traits::Sum& sum, float* to,
+                                              uint64_t* flag, uint64_t launch) {
+  constexpr int kValues = sizeof(sum.values) / sizeof(float);
+  const int lane = threadIdx.x % 32;
+  const float* const values = &sum.values[0][0][0];
+#pragma unroll
+  for (int i = 0; i < kValues; i += 4) {
+    __stcg(reinterpret_cast<float4*>(to) + i * 8 + lane,
+           make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
+  }
+  __syncwarp();
+  if (lane == 0) ptx::store_release(flag, launch);
+}
+
+// Adds what another CTA left, once it is there, and clears the flag: a graph that is replayed
+// launches under the same number.
+template <class Traits>
+__device__ __forceinline__ void add_partial(typename Traits::Sum& sum, const float* from,
+                                            uint64_t* flag, uint64_t launch) {
+  constexpr int kValues = sizeof(sum.values) / sizeof(float);
+  const int lane = threadIdx.x % 32;
+  float* const values = &sum.values[0][0][0];
+  if (lane == 0) {
+    while (ptx::load_acquire(flag) != launch) {
+    }
+    *flag = 0;
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kValues; i += 4) {
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(from) + i * 8 + lane);
+    values[i] += four.x, values[i + 1] += four.y, values[i + 2] += four.z, values[i + 3] += four.w;
+  }
+}
+
 template <class Traits>
 __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     sm90_stream_kernel(const __grid_constant__ StreamMatmulParams params) {
@@ -140,7 +184,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   const int lane = threadIdx.x % 32;
   const StreamShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u, warp};
   const uint32_t list = blockIdx.x % params.lists;
-  const int batch_begin = static_cast<int>(blockIdx.x / params.lists) * Traits::kBatchTile;
+  const int batch_tile = static_cast<int>(blockIdx.x / params.lists);
+  const int batch_begin = batch_tile * Traits::kBatchTile;
 
   // This warp's entries of the list: from `begin` on, `count` of them with those that fill it. Warps
   // without any come last.
@@ -177,8 +222,10 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   // By the lane that holds the entry.
   const auto issue = [&](int in_block, int weight_block, int stage) {
     const uint32_t full = shared.full(stage);
-    ptx::barrier_arrive_expect(full, Traits::TileX::kBytes + Traits::TileW::kBytes);
-    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::kBlockSize, full);
+    // Rows of x behind the batch are not copied, and what lies there meets no other row's sums.
+    ptx::barrier_arrive_expect(full, params.box_bytes_x + Traits::TileW::kBytes);
+    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::TileW::kLines,
+                            full);
     const int feature = in_block * Traits::kBlockSize;
     ptx::copy_box_to_shared(shared.x(stage), &params.x,
                             Traits::kFeatureAxis == 1 ? feature : batch_begin,
@@ -195,19 +242,24 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   // Of the column under way: it began in a warp before this.
   bool continues = static_cast<int>(ptx::load_shared(shared.continued(warp))) >= 0;
   int column = __shfl_sync(~0u, now.x, 0);
-  int partial = -1;
+  int partial = kWholeColumn;
   uint32_t parities = 0;  // a bit a stage
   int stage = 0;
+  const auto partial_place = [&](int p) {
+    return static_cast<int64_t>(batch_tile) * params.num_partials + p;
+  };
+  const auto partial_of = [&](int p) {
+    return params.partials + partial_place(p) * (Traits::kSumBytes / 4);
+  };
   const auto store = [&](int staging) {
     if (partial >= 0) {
-      const OutputTile place = {batch_begin, params.batch, params.batch, 0, 0};
-      store_partial<Traits::kFeatureAxis, Traits::kBlockSize>(
-          sum, {0, 0}, place, params.partials + partial * (params.batch * Traits::kBlockSize));
+      leave_partial<Traits>(sum, partial_of(partial), params.flags + partial_place(partial),
+                            params.launch);
     } else {
       store_column<Traits>(sum, params, column, batch_begin, shared.x(staging));
     }
   };
-  bool waits = false;  // for other warps' share of the column
+  bool waits = false;  // for other warps' or CTAs' share of the column
 #pragma unroll 1
   for (int e = 0; e < count && column >= 0; ++e) {
     if (e % 32 == 0 && e > 0) {
@@ -237,8 +289,10 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
         for (int i = 0; i < kValues; ++i) {
           ptx::store_shared(to + 128 * i, __float_as_uint(values[i]));
         }
-      } else if (next < 0 && warp + 1 < Traits::kWarps &&
-                 static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column) {
+      } else if (partial < kWholeColumn ||
+                 (next < 0 && warp + 1 < Traits::kWarps &&
+                  static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column)) {
+        // No warp waits for another CTA before all of its own CTA have left theirs.
         waits = true;
         break;
       } else {
@@ -267,6 +321,12 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         values[i] += __uint_as_float(ptx::load_shared(from + 128 * i));
+      }
+    }
+    if (partial < kWholeColumn) {
+      const int32_t* const split = params.splits + 3 * (kWholeColumn - 1 - partial);
+      for (int p = split[1]; p < split[1] + split[2]; ++p) {
+        add_partial<Traits>(sum, partial_of(p), params.flags + partial_place(p), params.launch);
       }
     }
     store(0);

@@ -49,6 +49,23 @@ struct SharedTile {
   }
 };
 
+// Rows shorter than a line of banks as they lie in memory, several to a line of 128 bytes: how the
+// copy engine swizzles memory that it takes for rows of 128 bytes.
+template <int kRowsT, int kRowBytesT>
+struct PackedTile {
+  static constexpr int kRowBytes = kRowBytesT;
+  static constexpr int kBytes = kRowsT * kRowBytes;
+  static constexpr int kLineBytes = 128;
+  static constexpr int kLines = kBytes / kLineBytes;
+  static_assert(kLineBytes % kRowBytes == 0 && kBytes % kLineBytes == 0, "lines of whole rows");
+
+  static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
+    const int line = row / (kLineBytes / kRowBytes);
+    const int place = row % (kLineBytes / kRowBytes) * (kRowBytes / kChunkBytes) + chunk;
+    return line * kLineBytes + ((place ^ line) % 8) * kChunkBytes;
+  }
+};
+
 // The tile of an operand of (outputs, reduction) elements, in the order it has in memory.
 template <class Element, Major kMajor, int kOutputs, int kReduction>
 using OperandTile = SharedTile<

@@ -230,22 +230,30 @@ def _number_blocks(layout, transpose):
 
 
 def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
-    """Columns, or segments of them, are dealt to lists at random: any list must do."""
+    """Columns, or segments of up to `lists` of them, are dealt to lists at random: any will do."""
     numbering = _number_blocks(layout, transpose)
     random = np.random.default_rng(seed)
-    dealt = [[] for _ in range(lists)]
+    dealt = [([], [], []) for _ in range(lists)]  # partials; whole columns; a sum with partials
     splits, partials = [], 0
-    for k in range(numbering.shape[1]):
+    for k in random.permutation(numbering.shape[1]):
         blocks = [(c, b) for c, b in enumerate(numbering[:, k]) if b >= 0] or [(-1, -1)]
-        pieces = 1 if segment is None else min(lists, -(-len(blocks) // segment))
-        if pieces > 1:
-            splits.append((k, partials, pieces))
-        for piece, number in enumerate(random.permutation(lists)[:pieces]):
+        free = [number for number in range(lists) if not dealt[number][2]]
+        wanted = 1 if segment is None or not free else -(-len(blocks) // segment)
+        pieces = min(lists, wanted)
+        if pieces == 1:
+            dealt[random.integers(lists)][1].extend((k, c, b, -1) for c, b in blocks)
+            continue
+        last = random.choice(free)
+        others = [number for number in random.permutation(lists) if number != last]
+        for piece, number in enumerate([*others[:pieces - 1], last]):
             share = blocks[len(blocks) * piece // pieces:len(blocks) * (piece + 1) // pieces]
-            dealt[number] += [(k, c, b, partials if pieces > 1 else -1) for c, b in share]
-            partials += pieces > 1
-    length = max(map(len, dealt))
-    entries = [row for rows in dealt for row in rows + [(-1,) * 4] * (length - len(rows))]
+            partial = -2 - len(splits) if number == last else partials + piece
+            dealt[number][2 if number == last else 0].extend((k, c, b, partial) for c, b in share)
+        splits.append((k, partials, pieces - 1))
+        partials += pieces - 1
+    rows = [sum(parts, []) for parts in dealt]
+    length = max(map(len, rows))
+    entries = [row for each in rows for row in each + [(-1,) * 4] * (length - len(each))]
     numbers = dict(kernel=tile.kernel, columns=1, num_items=lists, num_splits=len(splits),
                    num_partials=partials, num_entries=len(entries), num_blocks=int(layout.sum()))
     return Plan(numbers, dict(entries=_on_device(entries, 4), splits=_on_device(splits, 3)))

@@ -9,8 +9,8 @@
 namespace bsparse {
 namespace {
 
-// The kernel that adds partials takes about as long as a list takes for so many entries.
-constexpr int64_t kCostOfSplits = 16;
+// A partial on its way to another list takes about as long as so many entries do.
+constexpr int64_t kCostOfSplits = 8;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -63,30 +63,10 @@ Lists Deal(std::vector<Piece> pieces, int64_t count) {
   return lists;
 }
 
-}  // namespace
-
-StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists) {
-  lists = std::clamp<int64_t>(lists, 1, std::max<int64_t>(1, index.num_blocks()));
-  const int64_t mean = std::max<int64_t>(1, CeilDiv(index.num_blocks(), lists));
-  Lists best;
-  int64_t best_cost = std::numeric_limits<int64_t>::max();
-  for (const int64_t limit : {std::numeric_limits<int64_t>::max() / 2, mean, CeilDiv(mean, 2),
-                              CeilDiv(mean, 4)}) {
-    std::vector<Piece> pieces = CutColumns(index, limit);
-    const bool cuts = static_cast<int64_t>(pieces.size()) > index.out_blocks();
-    Lists dealt = Deal(std::move(pieces), lists);
-    const int64_t cost = dealt.longest + (cuts ? kCostOfSplits : 0);
-    if (cost >= best_cost) continue;
-    best_cost = cost;
-    best = std::move(dealt);
-  }
-  best.pieces.erase(std::remove_if(best.pieces.begin(), best.pieces.end(),
-                                   [](const std::vector<Piece>& list) { return list.empty(); }),
-                    best.pieces.end());
-
-  // Pieces that meet on a list are one again.
-  std::vector<int32_t> shares(index.out_blocks(), 0);  // lists that a column is on
-  for (std::vector<Piece>& list : best.pieces) {
+// Pieces of a column that meet on a list are neighbours there; counts the lists that columns are on.
+std::vector<int32_t> JoinPieces(Lists* lists, int32_t columns) {
+  std::vector<int32_t> shares(columns, 0);
+  for (std::vector<Piece>& list : lists->pieces) {
     std::sort(list.begin(), list.end(), [](const Piece& a, const Piece& b) {
       return std::pair(a.column, a.first) < std::pair(b.column, b.first);
     });
@@ -94,24 +74,65 @@ StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists) {
       if (i == 0 || list[i].column != list[i - 1].column) ++shares[list[i].column];
     }
   }
-  StreamCut out;
+  return shares;
+}
+
+// For every column on several lists one that has no such column yet, to add up the partials of the
+// others: [list] -> column or -1. Empty if there are too many.
+std::vector<int32_t> ChooseSums(const Lists& lists, const std::vector<int32_t>& shares) {
+  std::vector<int32_t> sum_of(lists.pieces.size(), -1);
+  std::vector<bool> chosen(shares.size(), false);
+  for (size_t list = 0; list < lists.pieces.size(); ++list) {
+    for (const Piece& piece : lists.pieces[list]) {
+      if (shares[piece.column] < 2 || chosen[piece.column]) continue;
+      chosen[piece.column] = true;
+      sum_of[list] = piece.column;
+      break;
+    }
+  }
+  for (size_t k = 0; k < shares.size(); ++k) {
+    if (shares[k] > 1 && !chosen[k]) return {};
+  }
+  return sum_of;
+}
+
+// False if there are more columns on several lists than lists to add them up.
+bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
+  lists.pieces.erase(std::remove_if(lists.pieces.begin(), lists.pieces.end(),
+                                    [](const std::vector<Piece>& list) { return list.empty(); }),
+                     lists.pieces.end());
+  const std::vector<int32_t> shares = JoinPieces(&lists, index.out_blocks());
+  const std::vector<int32_t> sum_of = ChooseSums(lists, shares);
+  if (sum_of.empty()) return false;
+  *out = {};
+  std::vector<int32_t> split_of(index.out_blocks(), -1);
   std::vector<int32_t> next_partial(index.out_blocks(), -1);
   for (int32_t k = 0; k < index.out_blocks(); ++k) {
     if (shares[k] < 2) continue;
-    next_partial[k] = out.num_partials;
-    out.splits.push_back({k, out.num_partials, shares[k]});
-    out.num_partials += shares[k];
+    split_of[k] = static_cast<int32_t>(out->splits.size());
+    next_partial[k] = out->num_partials;
+    out->splits.push_back({k, out->num_partials, shares[k] - 1});
+    out->num_partials += shares[k] - 1;
   }
-  out.lists = static_cast<int32_t>(best.pieces.size());
-  out.length = static_cast<int32_t>(best.longest);
-  out.entries.assign(out.lists * best.longest, {-1, -1, -1, -1});
-  for (int64_t list = 0; list < out.lists; ++list) {
-    StreamCut::Entry* to = out.entries.data() + list * best.longest;
+  out->lists = static_cast<int32_t>(lists.pieces.size());
+  out->length = static_cast<int32_t>(lists.longest);
+  out->entries.assign(out->lists * lists.longest, {-1, -1, -1, -1});
+  for (int64_t number = 0; number < out->lists; ++number) {
+    std::vector<Piece>& list = lists.pieces[number];
+    // Partials first, as another list waits for them; the sum that waits for others last.
+    const auto rank = [&](const Piece& piece) {
+      return split_of[piece.column] < 0 ? 1 : sum_of[number] == piece.column ? 2 : 0;
+    };
+    std::stable_sort(list.begin(), list.end(),
+                     [&](const Piece& a, const Piece& b) { return rank(a) < rank(b); });
+    StreamCut::Entry* to = out->entries.data() + number * lists.longest;
     int32_t column = -1, partial = -1;
-    for (const Piece& piece : best.pieces[list]) {
+    for (const Piece& piece : list) {
       if (piece.column != column) {
         column = piece.column;
-        partial = next_partial[column] < 0 ? -1 : next_partial[column]++;
+        partial = rank(piece) == 0   ? next_partial[column]++
+                  : rank(piece) == 1 ? -1
+                                     : -2 - split_of[column];
       }
       if (piece.first == piece.end) *to++ = {column, -1, -1, partial};
       for (int64_t e = piece.first; e < piece.end; ++e) {
@@ -120,7 +141,25 @@ StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists) {
       }
     }
   }
-  return out;
+  return true;
+}
+
+}  // namespace
+
+StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists) {
+  lists = std::clamp<int64_t>(lists, 1, std::max<int64_t>(1, index.num_blocks()));
+  const int64_t mean = std::max<int64_t>(1, CeilDiv(index.num_blocks(), lists));
+  constexpr int64_t kWhole = std::numeric_limits<int64_t>::max() / 2;
+  StreamCut best;
+  int64_t best_cost = std::numeric_limits<int64_t>::max();
+  for (const int64_t limit : {kWhole, mean, CeilDiv(mean, 2), CeilDiv(mean, 4)}) {
+    std::vector<Piece> pieces = CutColumns(index, limit);
+    const bool cuts = static_cast<int64_t>(pieces.size()) > index.out_blocks();
+    Lists dealt = Deal(std::move(pieces), lists);
+    const int64_t cost = dealt.longest + (cuts ? kCostOfSplits : 0);
+    if (cost < best_cost && Write(index, std::move(dealt), &best)) best_cost = cost;
+  }
+  return best;
 }
 
 }  // namespace bsparse

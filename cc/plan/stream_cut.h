@@ -15,17 +15,21 @@ struct StreamCut {
     int32_t column;  // of the output, or -1: filling, at the end of a list
     int32_t in_block;  // or -1: a column without blocks
     int32_t weight_block;
-    int32_t partial;  // slot of the float32 partial that these entries of the column make, or -1
+    // -1: these are all of the column; else the slot of the float32 partial that they make, or
+    // -2 - s: the partials of splits[s] are added to what they make.
+    int32_t partial;
   };
   struct Split {
     int32_t column;
     int32_t first_partial;
-    int32_t num_partials;
+    int32_t num_partials;  // one less than lists that the column is on
   };
 
   int32_t lists = 0;
   int32_t length = 0;          // of each list
-  std::vector<Entry> entries;  // (lists, length); entries of a column in a list are neighbours
+  // (lists, length). Entries of a column in a list are neighbours; partials come first, and at most
+  // one share that partials are added to, at the end.
+  std::vector<Entry> entries;
   std::vector<Split> splits;   // columns on several lists
   int32_t num_partials = 0;
 };
