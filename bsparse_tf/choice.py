@@ -39,7 +39,8 @@ _DENSE_REASONS = (
 _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
-    "not the Hopper family: that is for float16 and bfloat16",
+    "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
+    "features last and a batch above 64",
     "not the Hopper family: its blocks are 32 and more; 16 and more for fprop and dx of a batch of "
     "128 and less, and for dw with features first",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
@@ -108,7 +109,7 @@ class Tile:
         only the GPU itself can tell.
       columns: output block columns of an item; of dw: blocks of one column, at most.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
-        stored one.
+        stored one; of dw: ranges of the batch, at least.
     """
 
     batch_tile: int

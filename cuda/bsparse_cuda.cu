@@ -11,6 +11,7 @@
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/recurrent.h"
+#include "cuda/sm90_policy.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -51,10 +52,21 @@ Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request
                                       request.batch});
 }
 
+int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request) {
+  if (!is_union(family)) return 1;
+  const int64_t bytes = request.batch * (int64_t{request.in_blocks} + request.out_blocks) *
+                        request.block_size * static_cast<int64_t>(element_size(request.dtype));
+  return static_cast<int32_t>(dw_ranges(request.block_size, request.feature_axis, bytes));
+}
+
 // `ctas`: that fit on one SM.
-bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel, bool is_dw, int32_t ctas) {
+bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
+                       const bsparse_tile_request& request, int32_t ctas) {
   if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1};
-  if (is_dw) return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, 1};
+  if (request.is_dw != 0) {
+    return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns,
+            batch_ranges(family, request)};
+  }
   return {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
 }
 
@@ -78,7 +90,7 @@ bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_dev
     kernel = find_requested(family, request);
     status = get_ctas_per_sm(kernel, &ctas);
   }
-  *tile = make_tile(family, kernel, request.is_dw != 0, ctas);
+  *tile = make_tile(family, kernel, request, ctas);
   return status;
 }
 
@@ -101,12 +113,12 @@ bsparse_status explain(const bsparse_tile_request* requested, const bsparse_devi
   choice->sparse_seconds = made.seconds.sparse;
   choice->dense_seconds = made.seconds.dense;
   if (made.family == BSPARSE_DENSE) {
-    choice->tile = make_tile(made.family, {}, request.is_dw != 0, 0);
+    choice->tile = make_tile(made.family, {}, request, 0);
     std::snprintf(choice->name, sizeof(choice->name), "dense");
     return BSPARSE_OK;
   }
   const Kernel kernel = find_requested(made.family, request);
-  choice->tile = make_tile(made.family, kernel, request.is_dw != 0, 0);
+  choice->tile = make_tile(made.family, kernel, request, 0);
   write_name(made.family, request.is_dw ? "matmul_dw" : "matmul",
              math_name(request.dtype, request.allow_tf32 != 0), request.block_size,
              choice->tile.batch_tile, choice->name, sizeof(choice->name));

@@ -76,7 +76,7 @@ typedef struct {
   int32_t ctas_per_sm;  // output tiles under way on one SM; of dw: stored blocks under way
   int32_t columns;      // output block columns of an item; of dw: blocks of one column, at most
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
-                           // much as a stored one
+                           // much as a stored one; of dw: ranges of the batch, at least
 } bsparse_tile;
 
 // Why a product is or is not computed by way of the dense matrix.

@@ -19,13 +19,21 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
   return assume_cublas || has_cublas() ? BSPARSE_DENSE_IS_FASTER : BSPARSE_DENSE_NEEDS_CUBLAS;
 }
 
+bool is_stream(const bsparse_tile_request& request) {
+  return !request.is_dw && request.dtype != BSPARSE_FLOAT32 &&
+         streams(request.block_size, request.batch);
+}
+
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
-  if (request.dtype == BSPARSE_FLOAT32) return BSPARSE_HOPPER_NEEDS_16_BIT;
+  // A small batch would not repay the transposing of its weights.
+  const bool tf32_product = request.allow_tf32 != 0 && !request.is_dw &&
+                            request.feature_axis == 1 && request.batch > kUnionSmallBatch;
+  if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
   const int smallest = request.is_dw ? smallest_dw : smallest_union_block(request.batch);
-  const bool streamed = !request.is_dw && streams(request.block_size, request.batch);
+  const bool streamed = is_stream(request);
   if (request.block_size < smallest && !streamed) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
   if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
@@ -38,7 +46,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) return hopper ? BSPARSE_SM90 : BSPARSE_SM80;
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
-  if (streams(request.block_size, request.batch)) return BSPARSE_SM90_STREAM;
+  if (is_stream(request)) return BSPARSE_SM90_STREAM;
   if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
   return pairs_pay(request.block_size, request.density) ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
 }

@@ -1,5 +1,6 @@
 #include "cuda/kernel_table.h"
 
+#include <atomic>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -48,9 +49,12 @@ const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
 
 Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant) {
   const bool is_half = dtype == BSPARSE_FLOAT16;
+  if (dtype == BSPARSE_FLOAT32 && !allow_tf32) {
+    return variant.family <= BSPARSE_SM80_SMALL ? sm80_matmul_fp32(variant) : Kernel{};
+  }
   if (dtype == BSPARSE_FLOAT32) {
-    if (variant.family > BSPARSE_SM80_SMALL) return {};
-    return allow_tf32 ? sm80_matmul_tf32(variant) : sm80_matmul_fp32(variant);
+    if (is_union(variant.family)) return sm90_matmul_tf32(variant);
+    return variant.family <= BSPARSE_SM80_SMALL ? sm80_matmul_tf32(variant) : Kernel{};
   }
   if (is_union(variant.family)) {
     return is_half ? sm90_matmul_fp16(variant) : sm90_matmul_bf16(variant);
@@ -126,20 +130,41 @@ bsparse_status get_multiprocessors(int32_t* count) {
   return check_cuda(error, "asking for the current device");
 }
 
+bool may_start_early() {
+  constexpr int kDevices = 64;
+  static std::atomic<int> major_of[kDevices];  // 0: not asked yet
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) return false;
+  int major = major_of[device].load(std::memory_order_relaxed);
+  if (major == 0) {
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) !=
+        cudaSuccess) {
+      return false;
+    }
+    major_of[device].store(major, std::memory_order_relaxed);
+  }
+  return major >= 9;
+}
+
+cudaLaunchAttribute early_start() {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
 bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
                       cudaStream_t stream) {
   const bsparse_status status = raise_shared_memory(kernel);
   if (status != BSPARSE_OK) return status;
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute early = early_start();
   cudaLaunchConfig_t config{};
   config.gridDim = ctas;
   config.blockDim = dim3(kernel.threads);
   config.dynamicSmemBytes = kernel.shared_bytes;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = kernel.starts_early ? 1 : 0;
+  config.numAttrs = kernel.starts_early && may_start_early() ? 1 : 0;
   void* arguments[] = {params};
   return check_cuda(cudaLaunchKernelExC(&config, kernel.function, arguments), name);
 }

@@ -32,6 +32,10 @@ bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas);
 
 bsparse_status get_multiprocessors(int32_t* count);
 
+// Whether the current device knows programmatic dependent launches, and their attribute.
+bool may_start_early();
+cudaLaunchAttribute early_start();
+
 // Launches a kernel that takes one struct of parameters.
 bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
                       cudaStream_t stream);

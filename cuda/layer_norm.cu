@@ -3,6 +3,7 @@
 #include "cuda/layer_norm.cuh"
 
 #include "cuda/check.h"
+#include "cuda/early_launch.cuh"
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
 #include "cuda/recurrent.h"
@@ -45,6 +46,7 @@ __device__ __forceinline__ float reciprocal_deviation(float variance, float epsi
 template <class Element, int kCount, int kCached, Operand kOperand>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     normalize_rows_kernel(const __grid_constant__ LayerNorm norm) {
+  follow_kernel_before();
   __shared__ Sums shared[32];
   const int64_t size = norm.features / norm.segments;
   const float inverse_size = 1.0f / static_cast<float>(size);
@@ -124,14 +126,14 @@ cudaError_t normalize_rows(const LayerNorm& norm, cudaStream_t stream) {
   with_row_policy(policy, [&](auto count, auto cached) {
     constexpr int kCount = decltype(count)::value, kCached = decltype(cached)::value;
     if (norm.multiplier != nullptr) {
-      normalize_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>
-          <<<ctas, policy.threads, 0, stream>>>(norm);
+      launch_early(&normalize_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>, ctas,
+                   policy.threads, stream, norm);
     } else if (norm.addend != nullptr) {
-      normalize_rows_kernel<Element, kCount, kCached, Operand::kAddend>
-          <<<ctas, policy.threads, 0, stream>>>(norm);
+      launch_early(&normalize_rows_kernel<Element, kCount, kCached, Operand::kAddend>, ctas,
+                   policy.threads, stream, norm);
     } else {
-      normalize_rows_kernel<Element, kCount, kCached, Operand::kNone>
-          <<<ctas, policy.threads, 0, stream>>>(norm);
+      launch_early(&normalize_rows_kernel<Element, kCount, kCached, Operand::kNone>, ctas,
+                   policy.threads, stream, norm);
     }
   });
   return cudaGetLastError();

@@ -10,6 +10,7 @@
 #include "cuda/layer_norm.cuh"
 
 #include "cuda/check.h"
+#include "cuda/early_launch.cuh"
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
 #include "cuda/recurrent.h"
@@ -58,6 +59,7 @@ __device__ __forceinline__ float combine(float g, float normal, float rstd, floa
 template <class Element, int kCount, int kCached, Operand kOperand>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     dx_rows_kernel(const __grid_constant__ LayerNormGrad grad) {
+  follow_kernel_before();
   __shared__ Sums shared[32];
   const int64_t size = grad.features / grad.segments;
   const float inverse_size = 1.0f / static_cast<float>(size);
@@ -156,14 +158,14 @@ void dx_rows(const LayerNormGrad& grad, cudaStream_t stream) {
   with_row_policy(policy, [&](auto count, auto cached) {
     constexpr int kCount = decltype(count)::value, kCached = decltype(cached)::value;
     if (grad.multiplier != nullptr) {
-      dx_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>
-          <<<ctas, policy.threads, 0, stream>>>(grad);
+      launch_early(&dx_rows_kernel<Element, kCount, kCached, Operand::kMultiplier>, ctas,
+                   policy.threads, stream, grad);
     } else if (grad.addend != nullptr) {
-      dx_rows_kernel<Element, kCount, kCached, Operand::kAddend>
-          <<<ctas, policy.threads, 0, stream>>>(grad);
+      launch_early(&dx_rows_kernel<Element, kCount, kCached, Operand::kAddend>, ctas,
+                   policy.threads, stream, grad);
     } else {
-      dx_rows_kernel<Element, kCount, kCached, Operand::kNone>
-          <<<ctas, policy.threads, 0, stream>>>(grad);
+      launch_early(&dx_rows_kernel<Element, kCount, kCached, Operand::kNone>, ctas,
+                   policy.threads, stream, grad);
     }
   });
 }
@@ -259,6 +261,7 @@ template <class Element, int kPack, template <class, int> class Terms, class Sto
 __global__ void __launch_bounds__(32 * kTileWarps)
     column_sums_kernel(const __grid_constant__ LayerNormGrad grad,
                        const __grid_constant__ ColumnTiling tiling, Store store) {
+  follow_kernel_before();
   __shared__ Sums shared[kTileWarps][kTileColumns];
   for (int64_t t = blockIdx.x; t < tiling.tiles(); t += gridDim.x) {
     const ColumnTile tile(tiling, t);
@@ -307,6 +310,7 @@ template <class Store>
 __global__ void __launch_bounds__(32 * kTileWarps)
     merge_sums_kernel(const __grid_constant__ LayerNormGrad grad,
                       const __grid_constant__ ColumnTiling tiling, Store store) {
+  follow_kernel_before();
   __shared__ Sums shared[kTileWarps][32];
   const int64_t groups = (tiling.columns - 1) / 32 + 1;
   for (int64_t g = blockIdx.x; g < tiling.segments * groups; g += gridDim.x) {
@@ -425,10 +429,11 @@ ColumnTiling tiling_of(const bsparse_layer_norm_grad_args& args) {
 template <class Element, int kPack, template <class, int> class Terms, class Store>
 void column_sums(const LayerNormGrad& grad, const ColumnTiling& tiling, Store store,
                  cudaStream_t stream) {
-  column_sums_kernel<Element, kPack, Terms>
-      <<<ctas_for(tiling.tiles()), tile_threads(), 0, stream>>>(grad, tiling, store);
+  launch_early(&column_sums_kernel<Element, kPack, Terms, Store>, ctas_for(tiling.tiles()),
+               tile_threads(), stream, grad, tiling, store);
   if (tiling.chunks == 1) return;
-  merge_sums_kernel<<<merge_ctas(tiling), tile_threads(), 0, stream>>>(grad, tiling, store);
+  launch_early(&merge_sums_kernel<Store>, merge_ctas(tiling), tile_threads(), stream, grad, tiling,
+               store);
 }
 
 template <class Element, int kPack>

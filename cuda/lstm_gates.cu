@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/check.h"
+#include "cuda/early_launch.cuh"
 #include "cuda/elements.cuh"
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
@@ -136,6 +137,7 @@ __device__ __forceinline__ void for_each(const LstmGates& args, const F& f) {
 template <class Element, class CellElement, int kCount>
 __global__ void __launch_bounds__(kThreads)
     lstm_gates_kernel(const __grid_constant__ LstmGates args) {
+  follow_kernel_before();
   for_each<kCount>(args, [&](int64_t row, int64_t j) {
     Cell<kCount> cell;
     compute<Element, CellElement>(args, row, j, cell);
@@ -151,6 +153,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class Element, class CellElement, int kCount>
 __global__ void __launch_bounds__(kThreads)
     lstm_gates_grad_kernel(const __grid_constant__ LstmGates args) {
+  follow_kernel_before();
   for_each<kCount>(args, [&](int64_t row, int64_t j) {
     Cell<kCount> cell;
     compute<Element, CellElement>(args, row, j, cell);
@@ -193,9 +196,9 @@ cudaError_t launch(const LstmGates& args, bool backward, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(std::min((steps - 1) / block.x + 1, kMaxGridX)),
                   static_cast<unsigned>(std::min((args.rows - 1) / block.y + 1, kMaxGridY)));
   if (backward) {
-    lstm_gates_grad_kernel<Element, CellElement, kCount><<<grid, block, 0, stream>>>(args);
+    launch_early(&lstm_gates_grad_kernel<Element, CellElement, kCount>, grid, block, stream, args);
   } else {
-    lstm_gates_kernel<Element, CellElement, kCount><<<grid, block, 0, stream>>>(args);
+    launch_early(&lstm_gates_kernel<Element, CellElement, kCount>, grid, block, stream, args);
   }
   return cudaGetLastError();
 }

@@ -56,9 +56,10 @@ bsparse_status launch_column_matmul_dw(const bsparse_matmul_dw_args& args, const
   const auto map = [&](const void* data, int32_t blocks, CUtensorMap* to) {
     const int64_t features = int64_t{blocks} * args.block_size;
     const int rows = std::min(args.block_size, 64);
+    const MapType type = map_type(args.dtype);
     return args.feature_axis == 1
-               ? make_tensor_map(args.dtype, data, features, args.batch, rows, kernel.depth, to)
-               : make_tensor_map(args.dtype, data, args.batch, features, kernel.depth, rows, to);
+               ? make_tensor_map(type, data, features, args.batch, rows, kernel.depth, to)
+               : make_tensor_map(type, data, args.batch, features, kernel.depth, rows, to);
   };
   UnionMatmulDwParams params{};
   bsparse_status status = map(args.x, args.in_blocks, &params.x);

@@ -39,12 +39,11 @@ int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
 
 // A map of activations; its boxes hold `features` features and, with features last, `batch` batch
 // entries, with features first up to 64 of them.
-bsparse_status map_activations(const bsparse_matmul_args& args, const void* data, int64_t size,
-                               int features, int batch, CUtensorMap* map) {
+bsparse_status map_activations(const bsparse_matmul_args& args, MapType type, const void* data,
+                               int64_t size, int features, int batch, CUtensorMap* map) {
   return args.feature_axis == 1
-             ? make_tensor_map(args.dtype, data, size, args.batch, features, batch, map)
-             : make_tensor_map(args.dtype, data, args.batch, size, std::min(batch, 64), features,
-                               map);
+             ? make_tensor_map(type, data, size, args.batch, features, batch, map)
+             : make_tensor_map(type, data, args.batch, size, std::min(batch, 64), features, map);
 }
 
 // Differs from launch to launch, and from whatever scratch memory may hold: 64 random bits that a
@@ -58,11 +57,15 @@ uint64_t number_of_launch() {
   return number == 0 ? next.fetch_add(1, std::memory_order_relaxed) : number;  // 0: no flag
 }
 
-// A map of the weights; its boxes are `width` square.
-bsparse_status map_weights(const bsparse_matmul_args& args, int width, CUtensorMap* map) {
-  if (args.plan.num_blocks == 0) return BSPARSE_OK;  // and none will be asked for
-  return make_tensor_map(args.dtype, args.w, args.block_size,
-                         int64_t{args.plan.num_blocks} * args.block_size, width, width, map);
+// Hopper's TF32 products want both operands along the reduction.
+bool transposes_weights(const bsparse_matmul_args& args) {
+  return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) && args.transpose == 0 &&
+         args.plan.num_blocks > 0;
+}
+
+// What Hopper's products take x and w for.
+MapType operand_type(const bsparse_matmul_args& args) {
+  return args.dtype == BSPARSE_FLOAT32 ? MapType::kTf32 : map_type(args.dtype);
 }
 
 }  // namespace
@@ -76,7 +79,11 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   if (streams) {
     flags = bytes;
     bytes += round_up(partials * sizeof(uint64_t));
-  } else if (args.gate != nullptr && !is_union(args.plan.kernel)) {
+  } else if (is_union(args.plan.kernel)) {
+    if (!transposes_weights(args)) return;
+    weights = bytes;
+    bytes += round_up(weight_bytes(args));
+  } else if (args.gate != nullptr) {
     items = bytes;
     entries = items + round_up(args.plan.num_items * sizeof(int4));
     bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
@@ -140,13 +147,26 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
                                    cudaStream_t stream) {
   UnionMatmulParams params{};
   const int width = kernel.box_features;
-  bsparse_status status = map_activations(args, args.x, in_features(args), width,
-                                          kernel.batch_tile / kernel.cluster, &params.x);
+  bsparse_status status = map_activations(args, operand_type(args), args.x, in_features(args),
+                                          width, kernel.batch_tile / kernel.cluster, &params.x);
   if (status == BSPARSE_OK) {
-    status =
-        map_activations(args, args.y, out_features(args), width, kernel.store_batch, &params.y);
+    status = map_activations(args, map_type(args.dtype), args.y, out_features(args), width,
+                             kernel.store_batch, &params.y);
   }
-  if (status == BSPARSE_OK) status = map_weights(args, width, &params.w);
+  const void* w = args.w;
+  if (status == BSPARSE_OK && transposes_weights(args)) {
+    auto* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
+    const TransposeBlocks transpose = {static_cast<const float*>(args.w),
+                                       reinterpret_cast<float*>(place), args.plan.num_blocks,
+                                       args.block_size};
+    status = check_cuda(launch_transpose_blocks(transpose, stream), "transposing weight blocks");
+    w = place;
+  }
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+    status = make_tensor_map(operand_type(args), w, args.block_size,
+                             int64_t{args.plan.num_blocks} * args.block_size, width,
+                             std::min(args.block_size, 64), &params.w);
+  }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;
   params.gate = args.gate;
@@ -182,16 +202,17 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
       args.feature_axis == 1
           ? static_cast<int>(std::min<int64_t>(args.batch, kernel.batch_tile))
           : kernel.batch_tile;
-  bsparse_status status =
-      map_activations(args, args.x, in_features(args), args.block_size, box_batch, &params.x);
+  const MapType type = map_type(args.dtype);
+  bsparse_status status = map_activations(args, type, args.x, in_features(args), args.block_size,
+                                          box_batch, &params.x);
   if (status == BSPARSE_OK) {
-    status =
-        map_activations(args, args.y, out_features(args), args.block_size, box_batch, &params.y);
+    status = map_activations(args, type, args.y, out_features(args), args.block_size, box_batch,
+                             &params.y);
   }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
     constexpr int kLine = 64;  // elements of 128 bytes
     const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
-    status = make_tensor_map(args.dtype, args.w, kLine, args.plan.num_blocks * lines, kLine,
+    status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
                              static_cast<int>(lines), &params.w);
   }
   if (status != BSPARSE_OK) return status;

@@ -116,7 +116,7 @@ struct Kernel {
   int shared_columns = 1;  // of a matmul kernel: those of them that share a product
   int cluster = 1;         // CTAs of a cluster
   int store_batch = 0;     // batch entries of a box of y
-  int box_features = 0;    // features of a box of x or y; boxes of w are as wide and as high
+  int box_features = 0;    // features that boxes of x and y are wide, and elements those of w
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
   bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)
@@ -137,10 +137,11 @@ Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
-// The sm90 family: 16-bit elements, blocks of 32 and more (dw: of 16 with features first). No kernel
-// for anything else.
+// The sm90 family: blocks of 32 and more (16-bit dw with features first: of 16), TF32 for products
+// with features last alone. No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
+Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 
 // Streams: blocks of 16 and 32.
 Kernel sm90_stream_bf16(const MatmulVariant& variant);

@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "cuda/dtype.cuh"
+#include "cuda/early_launch.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/kernel_table.h"
-#include "cuda/ptx.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -21,8 +21,7 @@ unsigned grid_for(int64_t elements) {
 // Partials are (outputs of a group, batch), or with kBatchFirst (batch, outputs).
 template <class Element, bool kBatchFirst>
 __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args args) {
-  ptx::launch_dependents();
-  ptx::wait_for_kernel_before();
+  follow_kernel_before();
   const bsparse_matmul_plan& plan = args.plan;
   const int64_t outputs = int64_t{plan.columns} * args.block_size;
   const int64_t features = int64_t{args.out_blocks} * args.block_size;
@@ -57,10 +56,9 @@ Kernel reduce_matmul_kernel_for(const bsparse_matmul_args& args) {
   const bool batch_first = !is_union(args.plan.kernel) && args.feature_axis == 1;
   const auto function =
       batch_first ? &reduce_matmul_kernel<Element, true> : &reduce_matmul_kernel<Element, false>;
-  // Only Hopper's families tell that this is Hopper, where kernels may start early.
   return {.function = reinterpret_cast<const void*>(function),
           .threads = kReduceThreads,
-          .starts_early = is_union(args.plan.kernel)};
+          .starts_early = true};
 }
 
 template <class Element>

@@ -23,7 +23,7 @@ struct UnionEpilogue {
   int partial;
   int rank;
   const int32_t* columns;  // of this CTA
-  int features[Traits::kGroupColumns];  // the first of each block column, or -1
+  int features[Traits::kWidthsY];  // the first of each box of y, or -1
 
   // Reads which outputs an item has: early, since it takes a while.
   __device__ __forceinline__ UnionEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
@@ -38,10 +38,10 @@ struct UnionEpilogue {
         columns(p.columns + static_cast<int64_t>(walk.item.x) * Traits::kItemColumns +
                 rank * Traits::kColumns) {
 #pragma unroll
-    for (int c = 0; c < Traits::kGroupColumns; ++c) {
-      const int output = group * 64 + c * Traits::kDepth;  // of the item's
+    for (int width = 0; width < Traits::kWidthsY; ++width) {
+      const int output = group * 64 + width * Traits::kDepth;  // of the item's
       const int column = columns[output / Traits::kBlockSize];
-      features[c] =
+      features[width] =
           column < 0 ? -1 : column * Traits::kBlockSize + output % Traits::kBlockSize;
     }
   }
@@ -90,12 +90,12 @@ struct UnionEpilogue {
 
   __device__ __forceinline__ void store_tile(int batch) const {
 #pragma unroll
-    for (int c = 0; c < Traits::kGroupColumns; ++c) {
-      const int feature = features[c];
+    for (int width = 0; width < Traits::kWidthsY; ++width) {
+      const int feature = features[width];
       if (feature < 0) continue;
 #pragma unroll
       for (int b = 0; b < Traits::kBoxesY; ++b) {
-        const uint32_t from = staging + (c * Traits::kBoxesY + b) * Traits::kBoxBytesY;
+        const uint32_t from = staging + (width * Traits::kBoxesY + b) * Traits::kBoxBytesY;
         if constexpr (Traits::kFeatureAxis == 1) {
           ptx::copy_box_to_global(&params.y, feature, batch, from);
         } else {
@@ -113,6 +113,33 @@ struct UnionEpilogue {
 
   __device__ __forceinline__ void stage_tile(float (&sums)[kAccumulators], int round,
                                              int warp_output, int lane) const {
+    if constexpr (Traits::kSize == 4) {
+      stage_floats(sums, round, warp_output, lane);
+    } else {
+      stage_pairs(sums, round, warp_output, lane);
+    }
+  }
+
+  __device__ __forceinline__ void stage_floats(float (&sums)[kAccumulators], int round,
+                                               int warp_output, int lane) const {
+    const int m = warp_output + lane / 4;
+#pragma unroll
+    for (int octet = 0; octet < Traits::kRoundBatch / 8; ++octet) {
+      const int j = round * (Traits::kRoundBatch / 8) + octet;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int output = m + 8 * (e / 2);
+        const int batch = 8 * octet + 2 * (lane % 4) + e % 2;
+        const uint32_t box = staging + output / Traits::kDepth * Traits::kBoxBytesY;
+        const uint32_t offset = batch * Traits::kRowBytes + output % Traits::kDepth * 4;
+        ptx::store_shared(box + swizzled(offset, Traits::kRowBytes),
+                          __float_as_uint(sums[4 * j + e]));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void stage_pairs(float (&sums)[kAccumulators], int round,
+                                              int warp_output, int lane) const {
     // Matrices 0 and 1: outputs +0 and +8 of the first 8 batch entries; 2 and 3: of the next.
     const int matrix = lane / 8;
     const int m = warp_output + 8 * (matrix % 2);

@@ -148,12 +148,18 @@ Kernel sm90_matmul_for(bsparse_kernel family) {
 
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
-  if (variant.feature_axis == 0) {
-    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
-                             : sm90_matmul_for<Math, kBlockSize, 0, false>(variant.family);
+  if constexpr (sizeof(typename Math::Element) == 4) {
+    // Weight blocks come as (outputs, inputs) in both directions.
+    if (variant.feature_axis == 0) return {};
+    return sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+  } else {
+    if (variant.feature_axis == 0) {
+      return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
+                               : sm90_matmul_for<Math, kBlockSize, 0, false>(variant.family);
+    }
+    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family)
+                             : sm90_matmul_for<Math, kBlockSize, 1, false>(variant.family);
   }
-  return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family)
-                           : sm90_matmul_for<Math, kBlockSize, 1, false>(variant.family);
 }
 
 template <class Math>

@@ -26,9 +26,11 @@ struct UnionTile {
   int depth;          // terms of the sum in a stage, all from one entry
 };
 
-constexpr UnionTile union_tile(int block_size, bsparse_kernel family) {
+// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once.
+constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
+  const int most = 128 / element_size;
   return {family == BSPARSE_SM90_PAIR ? 2 : 1, family == BSPARSE_SM90_SMALL ? 64 : 256,
-          block_size < 64 ? block_size : 64};
+          block_size < most ? block_size : most};
 }
 
 // Where two CTAs that share x beat one: they read it half as often, but wait for each other, and
@@ -49,6 +51,17 @@ inline constexpr int64_t kKeptWeightBytes = 8 << 20;
 // Stored blocks of one output column that a CTA of the weight gradient computes at once: as many as
 // its registers hold, and shared memory three stages of.
 constexpr int column_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
+
+// Ranges that the batch of a weight gradient is cut into, at least. Rows of 64 bytes come from memory
+// slowly, and every round of items reads all of x and dy again, unless a range of them stays in the
+// L2 cache meanwhile. Wider rows lose more by the partial sums than they gain.
+inline constexpr int64_t kDwRangeBytes = 32 << 20;
+inline constexpr int64_t kMaxDwRanges = 16;
+constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation_bytes) {
+  if (block_size != 32 || feature_axis == 0) return 1;
+  const int64_t ranges = (activation_bytes + kDwRangeBytes - 1) / kDwRangeBytes;
+  return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
+}
 
 // Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
 inline constexpr int64_t kUnionSmallBatch = 64;

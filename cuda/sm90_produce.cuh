@@ -109,8 +109,8 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
             const int box = Traits::kColumns == 1 ? half : slot;
             const int reduction = part * Traits::kDepth, output = 64 * half;
             const uint32_t to = shared.w(stage) + box * Traits::kBoxBytes;
-            const int box_column = Traits::kTranspose ? reduction : output;
-            const int box_row = row + (Traits::kTranspose ? output : reduction);
+            const int box_column = Traits::kOutputRows ? reduction : output;
+            const int box_row = row + (Traits::kOutputRows ? output : reduction);
             if (params.keeps_weights) {
               ptx::copy_box_to_shared(to, &params.w, box_column, box_row, full, keep);
             } else {

@@ -257,7 +257,7 @@ __device__ __forceinline__ uint64_t operand(uint64_t layout, uint32_t address) {
   "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, "  \
   "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// d (64, n) += a (64, 16) b (16, n). kRowsAlongA: the rows of a in shared memory run along the
+// d (64, n) += a (64, 16) b (16, n), 8 for TF32. kRowsAlongA: the rows of a in shared memory run along the
 // reduction's other dimension, that is, a is stored transposed; the same for b.
 #define BSPARSE_WGMMA(type, n, registers, a, b, ta, tb, ...)                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers  \
@@ -265,11 +265,27 @@ __device__ __forceinline__ uint64_t operand(uint64_t layout, uint32_t address) {
                : __VA_ARGS__                                                                   \
                : "l"(from_a), "l"(from_b), "n"(kTransposeA), "n"(kTransposeB))
 
+// TF32 wants both along the reduction, and ignores the last 13 bits of what it reads: tensor maps
+// see to the rounding.
+#define BSPARSE_WGMMA_TF32(n, registers, a, b, ...)                                           \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32 {" registers "}, " a  \
+               ", " b ", 1, 1, 1;"                                                            \
+               : __VA_ARGS__                                                                  \
+               : "l"(from_a), "l"(from_b))
+
 template <class Element, int kN, int kTransposeA, int kTransposeB>
 __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint64_t from_b) {
   static_assert(kN >= 16 && kN <= 256 && (kN & (kN - 1)) == 0, "widths that kernels use");
+  constexpr bool kTf32 = std::is_same_v<Element, float>;
+  static_assert(!kTf32 || (kTransposeA == 0 && kTransposeB == 0));
+  static_assert(!kTf32 || kN == 256 || kN == 64, "widths that TF32 kernels use");
   constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
-  if constexpr (kN == 256 && kBf16) {
+  if constexpr (kN == 256 && kTf32) {
+    BSPARSE_WGMMA_TF32(256, BSPARSE_R128, "%128", "%129", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32),
+                       BSPARSE_F32(d, 64), BSPARSE_F32(d, 96));
+  } else if constexpr (kTf32) {
+    BSPARSE_WGMMA_TF32(64, BSPARSE_R32, "%32", "%33", BSPARSE_F32(d, 0));
+  } else if constexpr (kN == 256 && kBf16) {
     BSPARSE_WGMMA("bf16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", BSPARSE_F32(d, 0),
                   BSPARSE_F32(d, 32), BSPARSE_F32(d, 64), BSPARSE_F32(d, 96));
   } else if constexpr (kN == 256) {
@@ -297,6 +313,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
 }
 
 #undef BSPARSE_WGMMA
+#undef BSPARSE_WGMMA_TF32
 #undef BSPARSE_R128
 #undef BSPARSE_R64
 #undef BSPARSE_R32

@@ -33,6 +33,8 @@ struct StreamTraits {
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
   using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
   using TileW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
+  // A tile begins where a swizzle does.
+  static constexpr int kPlaceBytesW = TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
   using TileY = TileX;  // staged where a tile of x was
   static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =
@@ -43,13 +45,13 @@ struct StreamTraits {
   static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
   static constexpr int kControlBytes = 2048;
   static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
-  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + TileW::kBytes));
+  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + kPlaceBytesW));
   static constexpr int kStages = kFit < kStreamStages ? kFit : kStreamStages;  // of a warp
   static_assert(kStages >= 2, "one tile is multiplied while another arrives");
   static_assert(8 * kWarps * kStages + 8 * kWarps <= kControlBytes, "barriers have room");
   static constexpr int kSharedBytes =
       1024 + kControlBytes +
-      kWarps * (kSumBytes + kStages * (TileX::kBytes + TileW::kBytes));
+      kWarps * (kSumBytes + kStages * (TileX::kBytes + kPlaceBytesW));
 };
 
 // Places of a warp in shared memory; `base` is a multiple of 1024 bytes.
@@ -63,12 +65,12 @@ struct StreamShared {
   }
   __device__ __forceinline__ uint32_t w(int stage) const {
     return base + Traits::kWarps * Traits::kStages * Traits::TileX::kBytes +
-           (warp * Traits::kStages + stage) * Traits::TileW::kBytes;
+           (warp * Traits::kStages + stage) * Traits::kPlaceBytesW;
   }
   // What warp `of` leaves for the warp that stores the column.
   __device__ __forceinline__ uint32_t sum(int of) const {
     return base +
-           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::TileW::kBytes) +
+           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::kPlaceBytesW) +
            of * Traits::kSumBytes;
   }
   __device__ __forceinline__ uint32_t full(int stage) const {

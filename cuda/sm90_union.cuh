@@ -15,11 +15,15 @@ template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT,
 struct Sm90MatmulTraits {
   using Math = MathT;
   using Element = typename Math::Element;
-  static_assert(sizeof(Element) == 2, "warpgroup products of 16-bit elements");
+  static constexpr int kSize = sizeof(Element);
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr bool kTranspose = kTransposeT;
-  static constexpr UnionTile kTile = union_tile(kBlockSize, kFamily);
+  // Products of 32-bit elements want both operands along the reduction: activations with features
+  // last, and weight blocks (outputs, inputs) whatever the product (the launcher sees to it).
+  static_assert(kSize == 2 || kFeatureAxis == 1, "activations along the reduction");
+  static constexpr bool kOutputRows = kTranspose || kSize == 4;
+  static constexpr UnionTile kTile = union_tile(kBlockSize, kSize, kFamily);
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
   static constexpr int kParts = kBlockSize / kDepth;  // stages that an entry fills
@@ -29,9 +33,11 @@ struct Sm90MatmulTraits {
   static constexpr int kWords = bsparse_entry_words(kItemColumns);  // of an entry in the table
   static_assert(kWords <= 32, "a warp reads an entry at once");
 
-  // Boxes of x, w and y are kDepth features wide; one of w is a block, or a quarter of one of 128.
-  static constexpr int kRowBytes = kDepth * 2;
-  static constexpr int kBoxBytes = kDepth * kRowBytes;
+  // Boxes of x, w and y are kDepth features wide. One of w has kRows rows: a block or a part of it.
+  static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
+  static_assert(kOutputRows || kRows == kDepth, "boxes whose rows are the reduction");
+  static constexpr int kRowBytes = kDepth * kSize;
+  static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kStageBytesX = kBatchTile * kRowBytes;
   static constexpr int kStageBytes = kStageBytesX + kConsumers * kGroupBytesW;
@@ -45,12 +51,13 @@ struct Sm90MatmulTraits {
   // The output tile of a warpgroup, staged for the copy engine in boxes of one block column:
   // (batch rows, kDepth) for axis 1; (kDepth, 64 of the batch) for axis 0.
   // Large tiles in rounds, which leaves more room for the ring.
-  static constexpr int kRoundBatch = kBatchTile < 128 ? kBatchTile : 128;
+  static constexpr int kRoundBatch = kBatchTile < 256 / kSize ? kBatchTile : 256 / kSize;
   static constexpr int kRounds = kBatchTile / kRoundBatch;
-  static constexpr int kGroupColumns = 64 / kDepth;  // block columns of a warpgroup
-  static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a column
+  static constexpr int kWidthsY = 64 / kDepth;  // of a warpgroup
+  static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a width
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
-  static constexpr int kGroupBytesY = 64 * kRoundBatch * 2;
+  static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
+  static constexpr int kGroupColumns = 64 / kRows;  // block columns of a warpgroup
 
   static constexpr int kControlBytes = 1024;  // barriers and masks
   static constexpr int kStages =
@@ -59,9 +66,9 @@ struct Sm90MatmulTraits {
       1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
   static_assert(kStages >= 3 && kStages * 20 <= kControlBytes, "a ring of a sensible length");
 
-  // How the tensor cores find the operands, in steps of 16 terms of the sum.
+  // How the tensor cores find the operands, 32 bytes of the reduction at once.
   static constexpr int kSteps = kRowBytes / 32;
-  static constexpr int kTransposeA = kTranspose ? 0 : 1;
+  static constexpr int kTransposeA = kOutputRows ? 0 : 1;
   static constexpr int kTransposeB = kFeatureAxis == 1 ? 0 : 1;
   static constexpr uint64_t kLayoutA =
       ptx::operand_layout(ptx::swizzle_of(kRowBytes), kBoxBytes, 8 * kRowBytes);

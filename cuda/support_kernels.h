@@ -39,6 +39,15 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
+// Each block transposed; for blocks of 32 and more.
+struct TransposeBlocks {
+  const float* w;  // (num_blocks, bs, bs)
+  float* out;
+  int32_t num_blocks;
+  int32_t block_size;
+};
+cudaError_t launch_transpose_blocks(const TransposeBlocks& args, cudaStream_t stream);
+
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 
 }  // namespace bsparse

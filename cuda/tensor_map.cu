@@ -26,13 +26,18 @@ Encode find_encode() {
   return encode;
 }
 
-CUtensorMapDataType map_type(bsparse_dtype dtype) {
-  switch (dtype) {
-    case BSPARSE_FLOAT16: return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    case BSPARSE_BFLOAT16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    case BSPARSE_FLOAT32: break;
+CUtensorMapDataType driver_type(MapType type) {
+  switch (type) {
+    case MapType::kFloat32: return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    case MapType::kTf32: return CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
+    case MapType::kFloat16: return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    case MapType::kBfloat16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   }
   return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+}
+
+size_t size_of(MapType type) {
+  return type == MapType::kFloat32 || type == MapType::kTf32 ? 4 : 2;
 }
 
 // How much DRAM sends for a row that is not in the L2 cache: more than is asked for would be thrown
@@ -50,20 +55,29 @@ CUtensorMapSwizzle swizzle(size_t row_bytes) {
 
 }  // namespace
 
-bsparse_status make_tensor_map(bsparse_dtype dtype, const void* data, int64_t columns, int64_t rows,
+MapType map_type(bsparse_dtype dtype) {
+  switch (dtype) {
+    case BSPARSE_FLOAT32: return MapType::kFloat32;
+    case BSPARSE_FLOAT16: return MapType::kFloat16;
+    case BSPARSE_BFLOAT16: return MapType::kBfloat16;
+  }
+  return MapType::kFloat32;
+}
+
+bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
                                int box_columns, int box_rows, CUtensorMap* map) {
   const Encode encode = find_encode();
   if (encode == nullptr) {
     return fail(BSPARSE_UNSUPPORTED, "the CUDA driver has no tensor maps: expected 12.0 or newer");
   }
-  const size_t size = element_size(dtype);
+  const size_t size = size_of(type);
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
   const cuuint64_t strides[] = {columns * size};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
                             static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t steps[] = {1, 1};
   const CUresult result =
-      encode(map, map_type(dtype), 2, const_cast<void*>(data), extents, strides, box, steps,
+      encode(map, driver_type(type), 2, const_cast<void*>(data), extents, strides, box, steps,
              CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(box_columns * size),
              promotion(box_columns * size), CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return BSPARSE_OK;

@@ -10,9 +10,15 @@
 
 namespace bsparse {
 
+// What the copy engine takes elements for. As TF32 it rounds float32 to nearest on the way, where
+// tensor cores would ignore the last 13 bits.
+enum class MapType { kFloat32, kTf32, kFloat16, kBfloat16 };
+
+MapType map_type(bsparse_dtype dtype);
+
 // A map of a row-major (rows, columns) matrix in boxes of (box_rows, box_columns), swizzled in shared
 // memory by their width: 32, 64 or 128 bytes.
-bsparse_status make_tensor_map(bsparse_dtype dtype, const void* data, int64_t columns, int64_t rows,
+bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
                                int box_columns, int box_rows, CUtensorMap* map);
 
 }  // namespace bsparse

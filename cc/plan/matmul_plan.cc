@@ -195,13 +195,15 @@ constexpr int64_t kMaxDwSplits = 64;
 
 // Ranges of the batch for work of which `slots` parts run at once, so that the last round is
 // nearly full: a round that is not costs as much as one that is, and every range beyond the first
-// a share of a round, since its partial sums are written and read again.
-int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps) {
+// a share of a round, since its partial sums are written and read again. At least `least` of them,
+// if the batch has so many.
+int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps, int64_t least) {
   constexpr double kCostOfSplit = 0.05;
-  int32_t best = 1;
+  const int64_t most = std::min(kMaxDwSplits, std::max<int64_t>(1, steps / kMinDwSteps));
+  least = std::min(least, most);
+  auto best = static_cast<int32_t>(least);
   double best_cost = std::numeric_limits<double>::infinity();
-  for (int64_t splits = 1; splits <= std::min(kMaxDwSplits, std::max<int64_t>(1, steps / kMinDwSteps));
-       ++splits) {
+  for (int64_t splits = least; splits <= most; ++splits) {
     const double rounds = static_cast<double>(CeilDiv(parts * splits, slots)) / splits;
     const double cost = rounds + (splits > 1 ? kCostOfSplit * splits * parts / slots : 0.0);
     if (cost < best_cost) {
@@ -244,7 +246,8 @@ MatmulDwPlan::MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTar
     batch_splits_ = static_cast<int32_t>(
         std::max<int64_t>(1, std::min({wanted, steps / kMinDwSteps, kMaxDwSplits})));
   } else {
-    batch_splits_ = DwSplits(std::max(1, num_items_), Slots(target), steps);
+    batch_splits_ = DwSplits(std::max(1, num_items_), Slots(target), steps,
+                             std::max(1, target.shared_columns));
   }
 }
 

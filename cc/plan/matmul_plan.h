@@ -17,7 +17,8 @@ struct PlanTarget {
   int32_t ctas_per_sm = 1;  // resident CTAs of that kernel on one SM
   int32_t kernel = 0;       // a bsparse_kernel (cuda/bsparse_cuda.h)
   int32_t columns = 1;      // output block columns of an item
-  int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks
+  int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
+                               // ranges of the batch, at least
 
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 
