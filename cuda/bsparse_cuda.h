@@ -157,6 +157,9 @@ typedef struct {
   int32_t in_blocks, out_blocks;  // of this product, so y has out_blocks * block_size features
   int32_t allow_tf32;             // float32 only: round operands to TF32
   int64_t batch;
+  // A product of this library was enqueued on the stream since w was last written: then a kernel may
+  // read w while the one before it still runs. 0 is always right.
+  int32_t weights_settled;
   const void* x;
   const void* w;      // (blocks, block_size, block_size), already scaled by the gate
   const float* gate;  // (blocks) or null: blocks whose gate is 0 are skipped

@@ -48,7 +48,8 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
   if (is_stream(request)) return BSPARSE_SM90_STREAM;
   if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
-  return pairs_pay(request.block_size, request.density) ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
+  const bool pairs = pairs_pay(request.block_size, request.feature_axis, request.density);
+  return pairs ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
 }
 
 }  // namespace

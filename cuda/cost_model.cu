@@ -10,7 +10,8 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, but where the dense product ran instead: there at C = K = 4096, or, for block 32 at
-// density 1, reckoned from 0.5. TF32 and float32: blocks 32 and 128 measured at density 0.1 and
+// density 1, reckoned from 0.5. TF32 with features last: blocks of 32 and more measured likewise, at
+// density 1 reckoned. Other TF32, and float32: blocks 32 and 128 measured at density 0.1 and
 // C = K = 4096, the other blocks reckoned from them by the 16-bit rates, and all densities taken to be
 // alike. A GPU with other proportions is served less well, but never wrongly.
 constexpr double kDensities[] = {0.05, 0.25, 1.0};
@@ -34,6 +35,9 @@ constexpr Rates kMatmulDw16[5][2] = {
     {{{250, 340, 350}}, {{250, 340, 350}}},
     {{{430, 600, 650}}, {{430, 600, 650}}},
 };
+// [block size]
+constexpr Rates kMatmulTf32Last[5] = {
+    {{8, 8, 8}}, {{27, 27, 27}}, {{82, 130, 190}}, {{119, 205, 290}}, {{146, 235, 310}}};
 // [block size], at any density
 constexpr double kMatmulTf32[5] = {8, 27, 80, 110, 115};
 constexpr double kMatmulDwTf32[5] = {6, 21, 42, 68, 96};
@@ -44,7 +48,9 @@ constexpr double kDense16 = 800, kDenseTf32 = 400, kDenseFloat32 = 50;
 // Bytes a second that copies reach.
 constexpr double kMemoryRate = 2.8e12;
 
-// Clearing and filling the dense matrix are launches of their own.
+// What a product takes that has next to nothing to do; clearing and filling the dense matrix are
+// launches of their own.
+constexpr double kLaunch = 4e-6;
 constexpr double kDenseLaunches = 5e-6;
 
 // Dense is chosen when it wins clearly: the sparse product needs no scratch memory.
@@ -67,7 +73,9 @@ double sparse_rate(const bsparse_tile_request& request, int row) {
     return interpolate(table[row][request.feature_axis == 1 ? 1 : 0], request.density);
   }
   if (request.is_dw) return request.allow_tf32 ? kMatmulDwTf32[row] : kMatmulDwFloat32[row];
-  return request.allow_tf32 ? kMatmulTf32[row] : kMatmulFloat32[row];
+  if (!request.allow_tf32) return kMatmulFloat32[row];
+  if (request.feature_axis == 1) return interpolate(kMatmulTf32Last[row], request.density);
+  return kMatmulTf32[row];
 }
 
 }  // namespace
@@ -85,8 +93,15 @@ ProductSeconds product_seconds(const bsparse_tile_request& request) {
   const double density = request.density;
   // The dense matrix is cleared, filled and read; of dw written and read.
   const double dense_bytes = elements * size * (2.0 + 2.0 * density);
-  const double dense = flops / (dense_rate * 1e12) + dense_bytes / kMemoryRate + kDenseLaunches;
-  const double sparse = density * flops / (sparse_rate(request, row) * 1e12);
+  // Activations and stored blocks pass through memory once, however it is done.
+  const double blocks_seconds = density * elements * size / kMemoryRate;
+  const double activations_seconds =
+      (request.in_blocks + request.out_blocks) * bs * size * request.batch / kMemoryRate;
+  const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) +
+                       dense_bytes / kMemoryRate + kLaunch + kDenseLaunches;
+  const double sparse = std::max(density * flops / (sparse_rate(request, row) * 1e12),
+                                 activations_seconds + blocks_seconds) +
+                        kLaunch;
   return {sparse, dense};
 }
 

@@ -12,8 +12,9 @@ namespace bsparse {
 
 // What a kernel that is launched so calls before it touches memory that others write.
 __device__ __forceinline__ void follow_kernel_before() {
-  ptx::launch_dependents();
+  // In this order, so that what comes behind may take all before this kernel for done.
   ptx::wait_for_kernel_before();
+  ptx::launch_dependents();
 }
 
 // Errors are left for cudaGetLastError(), as by <<< >>>.

@@ -35,9 +35,10 @@ constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel 
 
 // Where two CTAs that share x beat one: they read it half as often, but wait for each other, and
 // copies of few rows cost as much as copies of many. Measured on an H100 (docs/kernel-notes.md).
-constexpr bool pairs_pay(int block_size, float density) {
+constexpr bool pairs_pay(int block_size, int feature_axis, float density) {
   if (block_size == 128) return true;
-  return density > 0.15f || (block_size == 64 && density < 0.08f);
+  if (block_size == 32) return feature_axis == 1 && density > 0.15f;
+  return density > 0.15f || density < 0.08f;
 }
 
 // Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,
@@ -66,9 +67,13 @@ constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation
 // Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
 inline constexpr int64_t kUnionSmallBatch = 64;
 
-// Small batches of small blocks stream (sm90_stream.cuh): a CTA of so many warps an SM, each with a
-// ring of at most so many entries.
-inline constexpr int kStreamWarps = 8;
+// Small batches of small blocks stream (sm90_stream.cuh): one CTA an SM, whose warps have rings of at
+// most so many entries. A warp takes some 700 cycles for an entry, most of them waiting, so there are
+// as many warps as leave shared memory for their sums and rings.
+constexpr int stream_warps(int block_size, int batch_tile) {
+  if (block_size == 16) return 16;
+  return batch_tile == 16 ? 16 : batch_tile == 32 ? 12 : 8;
+}
 inline constexpr int kStreamStages = 12;
 inline constexpr int64_t kStreamBatch = 128;
 constexpr bool streams(int block_size, int64_t batch) {

@@ -27,21 +27,27 @@ struct StreamTraits {
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
 
-  // The copy engine swizzles boxes just as these tiles expect. It takes about three cycles for a row
-  // of a box, however short, so a weight block comes as rows of 128 bytes.
+  // The copy engine swizzles boxes just as these tiles expect. It takes a few cycles for a row of a
+  // box, however short, so a weight block comes as rows of 128 bytes; but not where rows of x are
+  // many and short, too (measured, docs/kernel-notes.md).
   static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
   using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  using TileW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
+  static constexpr bool kPacksW = kBlockSize != 16 || kFeatureAxis == 0 || kBatchTile < 64;
+  static constexpr int kRowBytesW = kBlockSize * static_cast<int>(sizeof(Element));
+  using TileW = std::conditional_t<kPacksW, PackedTile<kBlockSize, kRowBytesW>,
+                                   SharedTile<kBlockSize, kRowBytesW>>;
+  static constexpr int kBoxBytesW = kPacksW ? 128 : kRowBytesW;  // a row's
+  static constexpr int kBoxRowsW = TileW::kBytes / kBoxBytesW;
   // A tile begins where a swizzle does.
-  static constexpr int kPlaceBytesW = TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
+  static constexpr int kPlaceBytesW = kPacksW && TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
   using TileY = TileX;  // staged where a tile of x was
   static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =
       WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
   using Sum = typename Product::Sum;
 
-  static constexpr int kWarps = kStreamWarps;
+  static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile);
   static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
   static constexpr int kControlBytes = 2048;
   static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
@@ -215,25 +221,35 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   }
   ptx::barrier_init_fence();
   __syncwarp();
-  // So far only the plan was read. The kernel behind this one may come as early.
-  ptx::launch_dependents();
-  ptx::wait_for_kernel_before();
-  leave_out(now);
-  leave_out(ahead);
-
   // By the lane that holds the entry.
-  const auto issue = [&](int in_block, int weight_block, int stage) {
-    const uint32_t full = shared.full(stage);
+  const auto issue_w = [&](int weight_block, int stage) {
     // Rows of x behind the batch are not copied, and what lies there meets no other row's sums.
-    ptx::barrier_arrive_expect(full, params.box_bytes_x + Traits::TileW::kBytes);
-    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::TileW::kLines,
-                            full);
+    ptx::barrier_arrive_expect(shared.full(stage), params.box_bytes_x + Traits::TileW::kBytes);
+    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::kBoxRowsW,
+                            shared.full(stage));
+  };
+  const auto issue_x = [&](int in_block, int stage) {
     const int feature = in_block * Traits::kBlockSize;
     ptx::copy_box_to_shared(shared.x(stage), &params.x,
                             Traits::kFeatureAxis == 1 ? feature : batch_begin,
-                            Traits::kFeatureAxis == 1 ? batch_begin : feature, full);
+                            Traits::kFeatureAxis == 1 ? batch_begin : feature,
+                            shared.full(stage));
   };
-  if (lane < kStages && now.y >= 0) issue(now.y, now.z, lane);
+  // So far only the plan was read. Settled weights need not wait for the kernel before this one.
+  // The kernel behind may start once this one and all before that have been waited for, or, as its
+  // weights are settled then too, at once.
+  if (params.settled) {
+    if (lane < kStages && now.y >= 0) issue_w(now.z, lane);
+    ptx::launch_dependents();
+    ptx::wait_for_kernel_before();
+  } else {
+    ptx::wait_for_kernel_before();
+    ptx::launch_dependents();
+    leave_out(now);
+    leave_out(ahead);
+    if (lane < kStages && now.y >= 0) issue_w(now.z, lane);
+  }
+  if (lane < kStages && now.y >= 0) issue_x(now.y, lane);
   if (lane == 0) {
     ptx::store_shared(shared.continued(warp), now.x == before ? now.x : -1);
   }
@@ -243,8 +259,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   sum.clear();
   // Of the column under way: it began in a warp before this.
   bool continues = static_cast<int>(ptx::load_shared(shared.continued(warp))) >= 0;
-  int column = __shfl_sync(~0u, now.x, 0);
-  int partial = kWholeColumn;
+  int column = -1, partial = kWholeColumn;
+  int first_partial = 0, end_partial = 0;  // that are added to the column
   uint32_t parities = 0;  // a bit a stage
   int stage = 0;
   const auto partial_place = [&](int p) {
@@ -263,56 +279,82 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   };
   bool waits = false;  // for other warps' or CTAs' share of the column
 #pragma unroll 1
-  for (int e = 0; e < count && column >= 0; ++e) {
-    if (e % 32 == 0 && e > 0) {
+  for (int first = 0; first < count && !waits; first += 32) {
+    if (first > 0) {
       now = ahead;
-      ahead = read(e + 32);
+      ahead = read(first + 32);
       leave_out(ahead);
     }
-    const bool present = __shfl_sync(~0u, now.y, e % 32) >= 0;
-    partial = __shfl_sync(~0u, now.w, e % 32);
-    if (present) {
-      ptx::barrier_wait(shared.full(stage), parities >> stage & 1);
-      parities ^= 1u << stage;
-#pragma unroll
-      for (int step = 0; step < Product::kSteps; ++step) {
-        typename Product::Fragments fragments;
-        Product::load(fragments, shared.x(stage), 0, shared.w(stage), 0, step);
-        Product::multiply(sum, fragments);
-      }
+    // Bits of 32 entries: asked for one by one they would cost as much as the products.
+    const int down = __shfl_down_sync(~0u, now.x, 1);
+    const int beyond = __shfl_sync(~0u, ahead.x, 0);
+    const int next = lane == 31 ? beyond : down;  // entry's column
+    const unsigned present = __ballot_sync(~0u, now.y >= 0);
+    const unsigned ends = __ballot_sync(~0u, now.x >= 0 && next != now.x);
+    const unsigned last = __ballot_sync(~0u, now.x >= 0 && next < 0);
+    int2 partials = {0, 0};  // of this lane's entry, loaded long before they are needed
+    if (now.w < kWholeColumn) {
+      const int32_t* const split = params.splits + 3 * (kWholeColumn - 1 - now.w);
+      partials = {split[1], split[1] + split[2]};
     }
-    const int following = __shfl_sync(~0u, e % 32 == 31 ? ahead.x : now.x, (e + 1) % 32);
-    const int next = e + 1 < count ? following : -1;
-    if (next != column) {
-      if (continues) {
-        const uint32_t to = shared.sum(warp) + 4 * lane;
-        const float* const values = &sum.values[0][0][0];
+    const int here = __popc(__ballot_sync(~0u, now.x >= 0));
+#pragma unroll 1
+    for (int e = 0; e < here; ++e) {
+      const bool is_present = (present >> e & 1) != 0;
+      const bool is_end = (ends >> e & 1) != 0;
+      // Copies what comes kStages later to where all have read.
+      const auto refill = [&] {
+        __syncwarp();
+        const int later = e + kStages;
+        if (lane != later % 32) return;
+        const int in_block = later < 32 ? now.y : ahead.y;
+        if (in_block < 0) return;
+        issue_w(later < 32 ? now.z : ahead.z, stage);
+        issue_x(in_block, stage);
+      };
+      typename Product::Fragments fragments[Product::kSteps];
+      if (is_present) {
+        ptx::barrier_wait(shared.full(stage), parities >> stage & 1);
+        parities ^= 1u << stage;
 #pragma unroll
-        for (int i = 0; i < kValues; ++i) {
-          ptx::store_shared(to + 128 * i, __float_as_uint(values[i]));
+        for (int step = 0; step < Product::kSteps; ++step) {
+          Product::load(fragments[step], shared.x(stage), 0, shared.w(stage), 0, step);
         }
-      } else if (partial < kWholeColumn ||
-                 (next < 0 && warp + 1 < Traits::kWarps &&
-                  static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column)) {
-        // No warp waits for another CTA before all of its own CTA have left theirs.
-        waits = true;
-        break;
-      } else {
-        store(stage);
       }
-      continues = false;
-      sum.clear();
-      column = next;
+      if (!is_end) refill();
+      if (is_present) {
+#pragma unroll
+        for (int step = 0; step < Product::kSteps; ++step) {
+          Product::multiply(sum, fragments[step]);
+        }
+      }
+      if (is_end) {
+        column = __shfl_sync(~0u, now.x, e);
+        partial = __shfl_sync(~0u, now.w, e);
+        if (continues) {
+          const uint32_t to = shared.sum(warp) + 4 * lane;
+          const float* const values = &sum.values[0][0][0];
+#pragma unroll
+          for (int i = 0; i < kValues; ++i) {
+            ptx::store_shared(to + 128 * i, __float_as_uint(values[i]));
+          }
+        } else if (partial < kWholeColumn ||
+                   ((last >> e & 1) != 0 && warp + 1 < Traits::kWarps &&
+                    static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column)) {
+          // No warp waits for another CTA before all of its own CTA have left theirs.
+          waits = true;
+          first_partial = __shfl_sync(~0u, partials.x, e);
+          end_partial = __shfl_sync(~0u, partials.y, e);
+          break;
+        } else {
+          store(stage);
+        }
+        continues = false;
+        sum.clear();
+        refill();
+      }
+      stage = stage == kStages - 1 ? 0 : stage + 1;
     }
-    // All have read what the next copies overwrite.
-    __syncwarp();
-    const int later = e + kStages;
-    if (lane == later % 32) {
-      const bool soon = later / 32 == e / 32;
-      const int in_block = soon ? now.y : ahead.y;
-      if (in_block >= 0) issue(in_block, soon ? now.z : ahead.z, stage);
-    }
-    stage = stage == kStages - 1 ? 0 : stage + 1;
   }
   __syncthreads();
   if (waits) {
@@ -325,11 +367,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
         values[i] += __uint_as_float(ptx::load_shared(from + 128 * i));
       }
     }
-    if (partial < kWholeColumn) {
-      const int32_t* const split = params.splits + 3 * (kWholeColumn - 1 - partial);
-      for (int p = split[1]; p < split[1] + split[2]; ++p) {
-        add_partial<Traits>(sum, partial_of(p), params.flags + partial_place(p), params.launch);
-      }
+    for (int p = first_partial; p < end_partial; ++p) {
+      add_partial<Traits>(sum, partial_of(p), params.flags + partial_place(p), params.launch);
     }
     store(0);
   }
@@ -342,6 +381,7 @@ Kernel sm90_stream_entry() {
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kSharedBytes,
           .batch_tile = Traits::kBatchTile,
+          .box_features = Traits::kBoxBytesW / static_cast<int>(sizeof(typename Traits::Element)),
           .starts_early = true};
 }
 

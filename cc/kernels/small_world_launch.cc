@@ -38,6 +38,9 @@ class GpuBackend {
     args.y = y;
     args.workspace = workspace_;
     args.workspace_bytes = workspace_bytes_;
+    // Norms and gates, which come between products, leave the weights alone.
+    args.weights_settled = multiplied_;
+    multiplied_ = true;
     Check(api_.matmul, args);
   }
 
@@ -162,6 +165,7 @@ class GpuBackend {
   void* const workspace_;
   const size_t workspace_bytes_;
   void* const stream_;
+  bool multiplied_ = false;
   const std::vector<void*>* dgains_ = nullptr;
   const std::vector<void*>* dbiases_ = nullptr;
   GpuStatus status_;
