@@ -14,6 +14,7 @@ import cuda_binding as cuda  # noqa: E402
 import gpu_layouts  # noqa: E402
 import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
+import gpu_matmul_table  # noqa: E402
 import gpu_sections  # noqa: E402
 
 FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, dram=1e12,
@@ -180,3 +181,18 @@ def test_the_model_knows_what_gpu_constants_measures():
     source = (BENCHMARKS / "gpu_constants.cu").read_text()
     for name in gpu_limits.Rates.__dataclass_fields__:
         assert f'"{name}"' in source
+
+
+def test_tables_show_the_slower_axis_and_where_dense_ran():
+    rows = [row(section="uniform"),
+            row(section="uniform", feature_axis=0, seconds=dict(ours=2e-6, dense=3e-6)),
+            row(section="uniform", density=1.0, kernel="dense", operation="dw",
+                seconds=dict(ours=4e-6, dense=3e-6))]
+    (table,) = gpu_matmul_table.uniform_tables(rows)
+    assert table.splitlines()[0] == "| bfloat16, fprop / dw | 100% | 50% |"
+    assert table.splitlines()[2] == "| 8 | – / 0.75* | 1.5 / – |"
+    small = [row(section="small", layout="ba", seconds=dict(ours=2e-6, dense=9e-6), block_size=bs)
+             for bs in (8, 16)]
+    (table,) = gpu_matmul_table.small_table(small)
+    assert table.splitlines()[2] == "| 64 x 64, ba | 1000 | last | 9 | 2.0 (4.5x) | 2.0 (4.5x) |"
+    assert not list(gpu_matmul_table.small_table(rows))

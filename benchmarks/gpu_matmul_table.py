@@ -1,0 +1,87 @@
+"""Prints README's tables of GPU figures from what benchmarks/gpu_matmul.py wrote.
+
+    python benchmarks/gpu_matmul_table.py uniform.json [small.json ...]
+
+Speed over the dense product. Of section uniform a table for each dtype, fprop / dx / dw, the worse of
+the feature axes that were measured; of section small a row for each block size and layout.
+"""
+
+import argparse
+import json
+import pathlib
+
+OPERATIONS = ("fprop", "dx", "dw")
+
+
+def speed(row):
+    return row["seconds"]["dense"] / row["seconds"]["ours"]
+
+
+def cell(rows):
+    """The slowest of the rows, with a star if the dense matrix was used in it."""
+    slowest = min(rows, key=speed)
+    return f"{speed(slowest):.2g}" + ("*" if slowest["kernel"] == "dense" else "")
+
+
+def markdown(head, lines):
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for line in lines:
+        yield "| " + " | ".join(line) + " |"
+
+
+def uniform_tables(rows):
+    rows = [row for row in rows if row["section"] == "uniform"]
+    for dtype in sorted({row["dtype"] for row in rows}):
+        of_dtype = [row for row in rows if row["dtype"] == dtype]
+        densities = sorted({row["density"] for row in of_dtype}, reverse=True)
+        operations = [name for name in OPERATIONS
+                      if any(row["operation"] == name for row in of_dtype)]
+        lines = []
+        for block_size in sorted({row["block_size"] for row in of_dtype}):
+            line = [str(block_size)]
+            for density in densities:
+                found = [[row for row in of_dtype
+                          if (row["block_size"], row["density"], row["operation"])
+                          == (block_size, density, name)] for name in operations]
+                line.append(" / ".join(cell(each) if each else "–" for each in found))
+            lines.append(line)
+        head = [f"{dtype}, {' / '.join(operations)}", *(f"{d:.0%}" for d in densities)]
+        yield "\n".join(markdown(head, lines))
+
+
+def small_table(rows):
+    rows = [row for row in rows if row["section"] == "small" and row["operation"] == "fprop"]
+    if not rows:
+        return
+    block_sizes = sorted({row["block_size"] for row in rows}, reverse=True)
+    cases = {}
+    for row in rows:
+        C, K, batch = row["shape"]
+        name = f"{C} x {K}, {row['layout']}, {row['density']:.2g}" \
+            if row["layout"] == "uniform" else f"{C} x {K}, {row['layout']}"
+        cases.setdefault((name, batch, row["feature_axis"]), {})[row["block_size"]] = row
+    lines = []
+    for (name, batch, axis), by_block in cases.items():
+        dense = min(row["seconds"]["dense"] for row in by_block.values())
+        lines.append([name, str(batch), "last" if axis == 1 else "first", f"{dense * 1e6:.0f}",
+                      *(f"{by_block[size]['seconds']['ours'] * 1e6:.1f} "
+                        f"({speed(by_block[size]):.2g}x)" if size in by_block else "–"
+                        for size in block_sizes)])
+    yield "\n".join(markdown(["layer, layout", "batch", "features", "dense, µs",
+                              *(f"block {size}, µs" for size in block_sizes)], lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path, nargs="+")
+    for path in parser.parse_args().results:
+        result = json.loads(path.read_text())
+        print(f"{result['device']}, {result['date']}, {path.name}")
+        for table in (*uniform_tables(result["rows"]), *small_table(result["rows"])):
+            print(f"\n{table}")
+
+
+if __name__ == "__main__":
+    main()
