@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_matmul_table.py uniform.json [small.json ...]
 
-Speed over the dense product. Of section uniform a table for each dtype, fprop / dx / dw, the worse of
-the feature axes that were measured; of section small a row for each block size and layout.
+Speed over the dense product: of section uniform a table for each dtype, the worse of the feature
+axes that were measured; of section small with the times of both.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def markdown(head, lines):
 
 
 def uniform_tables(rows):
-    rows = [row for row in rows if row["section"] == "uniform"]
+    rows = [row for row in rows if row.get("section", "uniform") == "uniform"]
     for dtype in sorted({row["dtype"] for row in rows}):
         of_dtype = [row for row in rows if row["dtype"] == dtype]
         densities = sorted({row["density"] for row in of_dtype}, reverse=True)
@@ -51,25 +51,34 @@ def uniform_tables(rows):
 
 
 def small_table(rows):
-    rows = [row for row in rows if row["section"] == "small" and row["operation"] == "fprop"]
+    rows = [row for row in rows if row.get("section") == "small"]
     if not rows:
         return
     block_sizes = sorted({row["block_size"] for row in rows}, reverse=True)
-    cases = {}
+    operations = [name for name in OPERATIONS if any(row["operation"] == name for row in rows)]
+    layers = {}
     for row in rows:
         C, K, batch = row["shape"]
-        name = f"{C} x {K}, {row['layout']}, {row['density']:.2g}" \
-            if row["layout"] == "uniform" else f"{C} x {K}, {row['layout']}"
-        cases.setdefault((name, batch, row["feature_axis"]), {})[row["block_size"]] = row
+        layout = row["layout"]
+        if layout == "uniform":
+            layout = f"{row['density']:.2g} of the blocks"
+        layer = (f"{C} x {K}, {layout}", batch, row["feature_axis"])
+        layers.setdefault(layer, {})[row["block_size"], row["operation"]] = row
+
+    def times(row):
+        if row is None:
+            return "–"
+        return f"{row['seconds']['ours'] * 1e6:.1f} ({speed(row):.2g}x)"
+
     lines = []
-    for (name, batch, axis), by_block in cases.items():
-        dense = min(row["seconds"]["dense"] for row in by_block.values())
+    for (name, batch, axis), found in layers.items():
+        dense = min(row["seconds"]["dense"] for row in found.values())
         lines.append([name, str(batch), "last" if axis == 1 else "first", f"{dense * 1e6:.0f}",
-                      *(f"{by_block[size]['seconds']['ours'] * 1e6:.1f} "
-                        f"({speed(by_block[size]):.2g}x)" if size in by_block else "–"
+                      *(" / ".join(times(found.get((size, operation))) for operation in operations)
                         for size in block_sizes)])
-    yield "\n".join(markdown(["layer, layout", "batch", "features", "dense, µs",
-                              *(f"block {size}, µs" for size in block_sizes)], lines))
+    head = [f"µs, {' / '.join(operations)}", "batch", "features", "dense",
+            *(f"block {size}" for size in block_sizes)]
+    yield "\n".join(markdown(head, lines))
 
 
 def main():

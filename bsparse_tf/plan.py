@@ -19,6 +19,8 @@ _DEFAULT_SM_COUNT = 132
 _DEFAULT_BATCH_TILE = 128
 _DEFAULT_CTAS_PER_SM = 2
 
+_STREAM = "sm90 stream"
+
 
 class _Request(ctypes.Structure):
     _fields_ = [
@@ -94,6 +96,32 @@ class MatmulPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class StreamPlan:
+    """A GPU plan of y = x W for kernels whose CTAs all run at once, each with a list of blocks.
+
+    Attributes:
+      lists: int32 [lists, length, 4], (output block, input block, weight block, partial). Filling has
+        output block -1, a column without blocks input block -1. The partial is -1 for all of a
+        column; else the number of the sum that these of its blocks make, or -2 - s: the partial
+        sums of split s are added to what they make.
+      splits: int32 [splits, 3], (output block, first partial, partials): columns on several lists.
+      batch_tiles: tiles along the batch; each list is worked through once for each.
+    """
+
+    lists: np.ndarray
+    splits: np.ndarray
+    batch_tiles: int
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        return "\n".join([
+            f"{len(self.lists)} lists x {self.batch_tiles} along the batch, all at once",
+            f"blocks on a list: up to {self.lists.shape[1]}",
+            f"output columns on several lists: {len(self.splits)}",
+        ])
+
+
+@dataclasses.dataclass(frozen=True)
 class MatmulDwPlan:
     """A GPU plan of dw = x^T dy.
 
@@ -125,13 +153,13 @@ class Explanation:
     Attributes:
       subject: the product in words.
       choice: a `bsparse_tf.choice.Choice`: kernel, family, tile, modelled times, reasons.
-      plan: a :class:`MatmulPlan`, of dw a :class:`MatmulDwPlan`; None where nothing is cut ahead:
-        on a CPU, for the dense matrix, for an empty batch.
+      plan: a :class:`MatmulPlan` or a :class:`StreamPlan`, of dw a :class:`MatmulDwPlan`; None
+        where nothing is cut ahead: on a CPU, for the dense matrix, for an empty batch.
     """
 
     subject: str
     choice: choices.Choice
-    plan: MatmulPlan | MatmulDwPlan | None
+    plan: MatmulPlan | StreamPlan | MatmulDwPlan | None
 
     def __str__(self):
         choice = self.choice
@@ -218,13 +246,15 @@ def _plan_of(matmul, batch, product, made):
         sm_count=made.sm_count,
         batch_tile=made.tile.batch_tile,
         ctas_per_sm=made.tile.ctas_per_sm or ctas_per_sm,
-        columns=made.tile.columns,
     )
     layout = (matmul.coords, matmul.CB, matmul.KB, batch)
+    columns, shared = made.tile.columns, made.tile.shared_columns
     if product == "dw":
-        return matmul_dw_plan(*layout, **options)
-    shared = made.tile.shared_columns
-    return matmul_plan(*layout, transpose=product == "dx", shared_columns=shared, **options)
+        return matmul_dw_plan(*layout, columns=columns, least_splits=shared, **options)
+    options["transpose"] = product == "dx"
+    if made.family == _STREAM:
+        return stream_plan(*layout, **options)
+    return matmul_plan(*layout, columns=columns, shared_columns=shared, **options)
 
 
 def matmul_plan(
@@ -279,6 +309,38 @@ def matmul_plan(
     )
 
 
+def stream_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    transpose=False,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=_DEFAULT_BATCH_TILE,
+    ctas_per_sm=1,
+):
+    """The plan of a kernel that streams the weights; arguments and errors as for `matmul_plan`.
+
+    Returns:
+      A :class:`StreamPlan`.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul",
+        (int(transpose),),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
+         choices.FAMILIES.index(_STREAM), 1),
+        1,
+    )
+    entries = tables[summary.entries_offset : summary.splits_offset]
+    return StreamPlan(
+        lists=entries.reshape(summary.num_items, -1, 4),
+        splits=tables[summary.splits_offset : summary.groups_offset].reshape(-1, 3),
+        batch_tiles=max(1, -(-batch // batch_tile)),
+    )
+
+
 def matmul_dw_plan(
     coords,
     in_blocks,
@@ -289,6 +351,7 @@ def matmul_dw_plan(
     batch_tile=_DEFAULT_BATCH_TILE,
     ctas_per_sm=_DEFAULT_CTAS_PER_SM,
     columns=1,
+    least_splits=1,
 ):
     """The plan of the weight gradient; arguments and errors as for :func:`matmul_plan`.
 
@@ -297,6 +360,7 @@ def matmul_dw_plan(
       batch_tile: batch entries of one step of the kernel's sum.
       ctas_per_sm: stored blocks that one multiprocessor computes at a time.
       columns: blocks of one output column that are computed at once, at most.
+      least_splits: ranges that the batch is cut into, at least, if it has so many steps.
 
     Returns:
       A :class:`MatmulDwPlan`.
@@ -306,7 +370,7 @@ def matmul_dw_plan(
         (),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
-        1,
+        least_splits,
     )
     return MatmulDwPlan(
         blocks=tables[summary.entries_offset :].reshape(-1, 3),

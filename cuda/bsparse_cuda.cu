@@ -94,9 +94,11 @@ bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_dev
   return status;
 }
 
-// "sm90_matmul<bf16,64,256>": the last number is the tile's along the batch.
+// "sm90_matmul<bf16,64,256>": the last number is the tile's along the batch. `product` as of the
+// families that have no name of their own.
 void write_name(bsparse_kernel family, const char* product, const char* math, int block_size,
                 int batch_tile, char* name, size_t size) {
+  if (family == BSPARSE_SM90_STREAM) product = "stream";
   const char* const gpu = is_union(family) || family == BSPARSE_SM90_STREAM ? "sm90" : "sm80";
   std::snprintf(name, size, "%s_%s<%s,%d,%d>", gpu, product, math, block_size, batch_tile);
 }

@@ -193,6 +193,9 @@ def test_tables_show_the_slower_axis_and_where_dense_ran():
     assert table.splitlines()[2] == "| 8 | – / 0.75* | 1.5 / – |"
     small = [row(section="small", layout="ba", seconds=dict(ours=2e-6, dense=9e-6), block_size=bs)
              for bs in (8, 16)]
+    small.append({**small[0], "operation": "dw"})
     (table,) = gpu_matmul_table.small_table(small)
-    assert table.splitlines()[2] == "| 64 x 64, ba | 1000 | last | 9 | 2.0 (4.5x) | 2.0 (4.5x) |"
+    assert table.splitlines()[0] == "| µs, fprop / dw | batch | features | dense | block 16 | block 8 |"
+    assert table.splitlines()[2] == (
+        "| 64 x 64, ba | 1000 | last | 9 | 2.0 (4.5x) / – | 2.0 (4.5x) / 2.0 (4.5x) |")
     assert not list(gpu_matmul_table.small_table(rows))

@@ -63,6 +63,26 @@ def test_weight_gradient_plan_has_every_block_once():
 # What is chosen, and why. A GPU is not needed, as the CUDA library can be asked about another.
 
 
+def test_streams_hold_every_block_once():
+    layout = layouts.barabasi_albert(60, 3, seed=0)
+    coords = np.argwhere(layout)
+    found = plan.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20)
+    assert len(found.lists) == 10 and found.batch_tiles == 2
+    entries = found.lists.reshape(-1, 4)
+    stored = entries[entries[:, 1] >= 0]
+    assert sorted(stored[:, 2]) == list(range(len(coords)))
+    np.testing.assert_array_equal(coords[stored[:, 2]], stored[:, [1, 0]])
+    assert found.lists.shape[1] <= len(coords) / 10 + 8
+    assert "10 lists x 2" in found.explain()
+
+
+def test_weight_gradients_cut_the_batch_as_often_as_asked():
+    coords = np.argwhere(np.ones((64, 64), bool))
+    assert plan.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16).batch_splits == 1
+    found = plan.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16, least_splits=8)
+    assert found.batch_splits >= 8
+
+
 def matmul(block_size, density, feature_axis=1, features=8192):
     layout = layouts.random(features // block_size, density=density)
     return BlocksparseMatMul(layout, block_size, feature_axis)
