@@ -100,8 +100,8 @@ class StreamPlan:
     """A GPU plan of y = x W for kernels whose CTAs all run at once, each with a list of blocks.
 
     Attributes:
-      lists: int32 [lists, length, 4], (output block, input block, weight block, partial). Filling has
-        output block -1, a column without blocks input block -1. The partial is -1 for all of a
+      lists: int32 [lists, length, 4], (output block, input block, weight block, partial). Filling
+        has output block -1, a column without blocks input block -1. The partial is -1 for all of a
         column; else the number of the sum that these of its blocks make, or -2 - s: the partial
         sums of split s are added to what they make.
       splits: int32 [splits, 3], (output block, first partial, partials): columns on several lists.

@@ -4,181 +4,20 @@
 // with lists of entries of equal length; every warp takes a share of its CTA's list, and keeps a
 // ring of its own full, which the copy engine fills: no warp waits for another before its products
 // are done. Where a column is shared by several warps of a CTA, the first of them adds up what the
-// others leave in shared memory, in order; where by several CTAs, one of them what the others leave
-// in device memory. It waits for a flag of each; all CTAs are on the device at once.
+// others leave in shared memory, in order; where by several CTAs, the last of them what the others
+// leave in device memory. It waits for a flag of each: they were started before it, and wait for
+// none that was not.
 #ifndef BSPARSE_CUDA_SM90_STREAM_CUH_
 #define BSPARSE_CUDA_SM90_STREAM_CUH_
 
-#include "cuda/epilogue.cuh"
 #include "cuda/matmul_params.h"
+#include "cuda/ptx.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_ptx.cuh"
-#include "cuda/tile.cuh"
-#include "cuda/warp_mma.cuh"
+#include "cuda/sm90_stream_output.cuh"
+#include "cuda/sm90_stream_traits.cuh"
 
 namespace bsparse {
-
-template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int kBatchTileT>
-struct StreamTraits {
-  using Math = MathT;
-  using Element = typename Math::Element;
-  static_assert(sizeof(Element) == 2, "rows of 16-bit elements");
-  static constexpr int kBlockSize = kBlockSizeT;
-  static constexpr int kFeatureAxis = kFeatureAxisT;
-  static constexpr int kBatchTile = kBatchTileT;
-
-  // The copy engine swizzles boxes just as these tiles expect. It takes a few cycles for a row of a
-  // box, however short, so a weight block comes as rows of 128 bytes; but not where rows of x are
-  // many and short, too (measured, docs/kernel-notes.md).
-  static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
-  static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
-  using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  static constexpr bool kPacksW = kBlockSize != 16 || kFeatureAxis == 0 || kBatchTile < 64;
-  static constexpr int kRowBytesW = kBlockSize * static_cast<int>(sizeof(Element));
-  using TileW = std::conditional_t<kPacksW, PackedTile<kBlockSize, kRowBytesW>,
-                                   SharedTile<kBlockSize, kRowBytesW>>;
-  static constexpr int kBoxBytesW = kPacksW ? 128 : kRowBytesW;  // a row's
-  static constexpr int kBoxRowsW = TileW::kBytes / kBoxBytesW;
-  // A tile begins where a swizzle does.
-  static constexpr int kPlaceBytesW = kPacksW && TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
-  using TileY = TileX;  // staged where a tile of x was
-  static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
-  using Product =
-      WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
-  using Sum = typename Product::Sum;
-
-  static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile);
-  static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
-  static constexpr int kControlBytes = 2048;
-  static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
-  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + kPlaceBytesW));
-  static constexpr int kStages = kFit < kStreamStages ? kFit : kStreamStages;  // of a warp
-  static_assert(kStages >= 2, "one tile is multiplied while another arrives");
-  static_assert(8 * kWarps * kStages + 8 * kWarps <= kControlBytes, "barriers have room");
-  static constexpr int kSharedBytes =
-      1024 + kControlBytes +
-      kWarps * (kSumBytes + kStages * (TileX::kBytes + kPlaceBytesW));
-};
-
-// Places of a warp in shared memory; `base` is a multiple of 1024 bytes.
-template <class Traits>
-struct StreamShared {
-  uint32_t base;
-  int warp;
-
-  __device__ __forceinline__ uint32_t x(int stage) const {
-    return base + (warp * Traits::kStages + stage) * Traits::TileX::kBytes;
-  }
-  __device__ __forceinline__ uint32_t w(int stage) const {
-    return base + Traits::kWarps * Traits::kStages * Traits::TileX::kBytes +
-           (warp * Traits::kStages + stage) * Traits::kPlaceBytesW;
-  }
-  // What warp `of` leaves for the warp that stores the column.
-  __device__ __forceinline__ uint32_t sum(int of) const {
-    return base +
-           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::kPlaceBytesW) +
-           of * Traits::kSumBytes;
-  }
-  __device__ __forceinline__ uint32_t full(int stage) const {
-    return sum(Traits::kWarps) + 8 * (warp * Traits::kStages + stage);
-  }
-  // The column that warp `of` begins with, if it goes on from the warp before, or -1.
-  __device__ __forceinline__ uint32_t continued(int of) const {
-    return sum(Traits::kWarps) + 8 * Traits::kWarps * Traits::kStages + 4 * of;
-  }
-};
-
-// The `partial` of entries that make a whole column. Others: a partial's number, or below, those that
-// the partials of a split are added to.
-inline constexpr int kWholeColumn = -1;
-
-// Adds bias, activates and stores the outputs of a column, by way of `staging`.
-template <class Traits>
-__device__ __forceinline__ void store_column(typename Traits::Sum& sum,
-                                             const StreamMatmulParams& params, int column,
-                                             int batch_begin, uint32_t staging) {
-  using Element = typename Traits::Element;
-  using Tile = typename Traits::TileY;
-  const int lane = threadIdx.x % 32;
-  const int feature = column * Traits::kBlockSize;
-  if (params.bias != nullptr) {
-    const auto* bias = static_cast<const Element*>(params.bias) + feature;
-    sum.transform([&](int output, float z) { return z + to_float(bias[output]); });
-  }
-  if (params.activation != BSPARSE_ACTIVATION_NONE) {
-    sum.transform([&](int, float z) { return activate(z, params.activation); });
-  }
-  // All have read the tile of x that was there.
-  __syncwarp();
-#pragma unroll
-  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
-#pragma unroll
-    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
-      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
-      uint32_t words[4];
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        const float* const pair_of = sum.values[m][n + q / 2] + 2 * (q % 2);
-        const auto pair = make_pair<Element>(pair_of[0], pair_of[1]);
-        words[q] = reinterpret_cast<const uint32_t&>(pair);
-      }
-      const int batch = m * 16 + lane / 8 % 2 * 8;
-      const int output = n * 8 + lane / 16 * 8;
-      if constexpr (Traits::kFeatureAxis == 1) {
-        ptx::stmatrix_x4(staging + Tile::offset(batch + lane % 8, output / 8), words);
-      } else {
-        ptx::stmatrix_x4_trans(staging + Tile::offset(output + lane % 8, batch / 8), words);
-      }
-    }
-  }
-  ptx::fence_async_proxy();
-  __syncwarp();
-  if (lane == 0) {
-    ptx::copy_box_to_global_kept(&params.y, Traits::kFeatureAxis == 1 ? feature : batch_begin,
-                                 Traits::kFeatureAxis == 1 ? batch_begin : feature, staging);
-    ptx::bulk_commit();
-    ptx::bulk_wait_read();
-  }
-  __syncwarp();
-}
-
-// Leaves a warp's sums of a column in device memory for the CTA that stores it, which then sees the
-// launch's number in `flag`.
-template <class Traits>
-__device__ __forceinline__ void leave_partial(const typename Traits::Sum& sum, float* to,
-                                              uint64_t* flag, uint64_t launch) {
-  constexpr int kValues = sizeof(sum.values) / sizeof(float);
-  const int lane = threadIdx.x % 32;
-  const float* const values = &sum.values[0][0][0];
-#pragma unroll
-  for (int i = 0; i < kValues; i += 4) {
-    __stcg(reinterpret_cast<float4*>(to) + i * 8 + lane,
-           make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
-  }
-  __syncwarp();
-  if (lane == 0) ptx::store_release(flag, launch);
-}
-
-// Adds what another CTA left, once it is there, and clears the flag: a graph that is replayed
-// launches under the same number.
-template <class Traits>
-__device__ __forceinline__ void add_partial(typename Traits::Sum& sum, const float* from,
-                                            uint64_t* flag, uint64_t launch) {
-  constexpr int kValues = sizeof(sum.values) / sizeof(float);
-  const int lane = threadIdx.x % 32;
-  float* const values = &sum.values[0][0][0];
-  if (lane == 0) {
-    while (ptx::load_acquire(flag) != launch) {
-    }
-    *flag = 0;
-  }
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < kValues; i += 4) {
-    const float4 four = __ldcg(reinterpret_cast<const float4*>(from) + i * 8 + lane);
-    values[i] += four.x, values[i + 1] += four.y, values[i + 2] += four.z, values[i + 3] += four.w;
-  }
-}
 
 template <class Traits>
 __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
@@ -195,8 +34,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   const int batch_tile = static_cast<int>(blockIdx.x / params.lists);
   const int batch_begin = batch_tile * Traits::kBatchTile;
 
-  // This warp's entries of the list: from `begin` on, `count` of them with those that fill it. Warps
-  // without any come last.
+  // This warp's entries of the list: from `begin` on, `count` of them with those that fill it.
+  // Warps without any come last.
   const int share = (params.length + Traits::kWarps - 1) / Traits::kWarps;
   const int begin = min(share * warp, params.length);
   const int count = min(share, params.length - begin);

@@ -237,15 +237,13 @@ def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
     splits, partials = [], 0
     for k in random.permutation(numbering.shape[1]):
         blocks = [(c, b) for c, b in enumerate(numbering[:, k]) if b >= 0] or [(-1, -1)]
-        free = [number for number in range(lists) if not dealt[number][2]]
-        wanted = 1 if segment is None or not free else -(-len(blocks) // segment)
-        pieces = min(lists, wanted)
-        if pieces == 1:
-            dealt[random.integers(lists)][1].extend((k, c, b, -1) for c, b in blocks)
+        wanted = 1 if segment is None else -(-len(blocks) // segment)
+        numbers = sorted(random.permutation(lists)[:wanted])
+        last, pieces = numbers[-1], len(numbers)
+        if pieces == 1 or dealt[last][2]:  # a list adds up one column
+            dealt[last][1].extend((k, c, b, -1) for c, b in blocks)
             continue
-        last = random.choice(free)
-        others = [number for number in random.permutation(lists) if number != last]
-        for piece, number in enumerate([*others[:pieces - 1], last]):
+        for piece, number in enumerate(numbers):
             share = blocks[len(blocks) * piece // pieces:len(blocks) * (piece + 1) // pieces]
             partial = -2 - len(splits) if number == last else partials + piece
             dealt[number][2 if number == last else 0].extend((k, c, b, partial) for c, b in share)

@@ -253,6 +253,7 @@ void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
   ASSERT_EQ(static_cast<int64_t>(cut.entries.size()), int64_t{cut.lists} * cut.length);
   std::set<int32_t> blocks;
   std::set<std::pair<int32_t, int32_t>> pieces;  // column, partial
+  std::set<int32_t> added_up;
   const auto rank = [](const StreamCut::Entry& e) {
     return e.partial >= 0 ? 0 : e.partial == -1 ? 1 : 2;
   };
@@ -268,6 +269,8 @@ void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
       if (before >= 0) EXPECT_LE(rank(entries[e - 1]), rank(entry)) << "order of " << e;
       if (entry.column != before) {
         EXPECT_FALSE(before >= 0 && rank(entries[e - 1]) == 2) << "two sums wait on a list";
+        EXPECT_EQ(added_up.count(entry.column), 0u) << "a partial behind its sum";
+        if (rank(entry) == 2) added_up.insert(entry.column);
         EXPECT_TRUE(pieces.insert({entry.column, entry.partial}).second)
             << "column " << entry.column << " twice";
       }

@@ -63,7 +63,7 @@ Lists Deal(std::vector<Piece> pieces, int64_t count) {
   return lists;
 }
 
-// Pieces of a column that meet on a list are neighbours there; counts the lists that columns are on.
+// Pieces of a column that meet on a list become neighbours. Returns on how many lists columns are.
 std::vector<int32_t> JoinPieces(Lists* lists, int32_t columns) {
   std::vector<int32_t> shares(columns, 0);
   for (std::vector<Piece>& list : lists->pieces) {
@@ -77,32 +77,52 @@ std::vector<int32_t> JoinPieces(Lists* lists, int32_t columns) {
   return shares;
 }
 
-// For every column on several lists one that has no such column yet, to add up the partials of the
-// others: [list] -> column or -1. Empty if there are too many.
-std::vector<int32_t> ChooseSums(const Lists& lists, const std::vector<int32_t>& shares) {
-  std::vector<int32_t> sum_of(lists.pieces.size(), -1);
-  std::vector<bool> chosen(shares.size(), false);
-  for (size_t list = 0; list < lists.pieces.size(); ++list) {
-    for (const Piece& piece : lists.pieces[list]) {
-      if (shares[piece.column] < 2 || chosen[piece.column]) continue;
-      chosen[piece.column] = true;
-      sum_of[list] = piece.column;
-      break;
+// Puts the lists in such an order that of those that share a column the last can add up the
+// partials of the others, and no list has two columns to add up: [list] -> that column or -1. Empty
+// if no such order is found.
+std::vector<int32_t> OrderForSums(Lists* lists, const std::vector<int32_t>& shares) {
+  const size_t count = lists->pieces.size();
+  std::vector<std::vector<int32_t>> open(count);  // columns of a list that have no sum yet
+  std::vector<std::vector<size_t>> lists_of(shares.size());
+  for (size_t list = 0; list < count; ++list) {
+    for (const Piece& piece : lists->pieces[list]) {
+      if (shares[piece.column] < 2) continue;
+      if (!open[list].empty() && open[list].back() == piece.column) continue;
+      open[list].push_back(piece.column);
+      lists_of[piece.column].push_back(list);
     }
   }
-  for (size_t k = 0; k < shares.size(); ++k) {
-    if (shares[k] > 1 && !chosen[k]) return {};
+  // From the end: a list with one open column adds it up, as all others of the column come before.
+  std::vector<size_t> ready;
+  for (size_t list = count; list-- > 0;) {
+    if (open[list].size() < 2) ready.push_back(list);
   }
+  std::vector<std::vector<Piece>> ordered(count);
+  std::vector<int32_t> sum_of(count, -1);
+  for (size_t place = count; place-- > 0;) {
+    if (ready.empty()) return {};
+    const size_t list = ready.back();
+    ready.pop_back();
+    ordered[place] = std::move(lists->pieces[list]);
+    if (open[list].empty()) continue;
+    const int32_t column = open[list].front();
+    sum_of[place] = column;
+    for (const size_t other : lists_of[column]) {
+      open[other].erase(std::find(open[other].begin(), open[other].end(), column));
+      if (other != list && open[other].size() == 1) ready.push_back(other);
+    }
+  }
+  lists->pieces = std::move(ordered);
   return sum_of;
 }
 
-// False if there are more columns on several lists than lists to add them up.
+// False if the columns on several lists cannot be added up.
 bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
   lists.pieces.erase(std::remove_if(lists.pieces.begin(), lists.pieces.end(),
                                     [](const std::vector<Piece>& list) { return list.empty(); }),
                      lists.pieces.end());
   const std::vector<int32_t> shares = JoinPieces(&lists, index.out_blocks());
-  const std::vector<int32_t> sum_of = ChooseSums(lists, shares);
+  const std::vector<int32_t> sum_of = OrderForSums(&lists, shares);
   if (sum_of.empty()) return false;
   *out = {};
   std::vector<int32_t> split_of(index.out_blocks(), -1);

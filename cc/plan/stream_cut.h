@@ -28,7 +28,7 @@ struct StreamCut {
   int32_t lists = 0;
   int32_t length = 0;          // of each list
   // (lists, length). Entries of a column in a list are neighbours; partials come first, and at most
-  // one share that partials are added to, at the end.
+  // one share that partials are added to, at the end. Their lists come before its own.
   std::vector<Entry> entries;
   std::vector<Split> splits;   // columns on several lists
   int32_t num_partials = 0;

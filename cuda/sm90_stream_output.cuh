@@ -1,0 +1,107 @@
+// Where a warp's sums of a column go: to y, or to the CTA that stores the column.
+#ifndef BSPARSE_CUDA_SM90_STREAM_OUTPUT_CUH_
+#define BSPARSE_CUDA_SM90_STREAM_OUTPUT_CUH_
+
+#include "cuda/epilogue.cuh"
+#include "cuda/matmul_params.h"
+#include "cuda/ptx.cuh"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_stream_traits.cuh"
+
+namespace bsparse {
+
+// The `partial` of entries that make a whole column. Others: a partial's number, or below, those
+// that the partials of a split are added to.
+inline constexpr int kWholeColumn = -1;
+
+// Adds bias, activates and stores the outputs of a column, by way of `staging`.
+template <class Traits>
+__device__ __forceinline__ void store_column(typename Traits::Sum& sum,
+                                             const StreamMatmulParams& params, int column,
+                                             int batch_begin, uint32_t staging) {
+  using Element = typename Traits::Element;
+  using Tile = typename Traits::TileY;
+  const int lane = threadIdx.x % 32;
+  const int feature = column * Traits::kBlockSize;
+  if (params.bias != nullptr) {
+    const auto* bias = static_cast<const Element*>(params.bias) + feature;
+    sum.transform([&](int output, float z) { return z + to_float(bias[output]); });
+  }
+  if (params.activation != BSPARSE_ACTIVATION_NONE) {
+    sum.transform([&](int, float z) { return activate(z, params.activation); });
+  }
+  // All have read the tile of x that was there.
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
+#pragma unroll
+    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
+      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
+      uint32_t words[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const float* const pair_of = sum.values[m][n + q / 2] + 2 * (q % 2);
+        const auto pair = make_pair<Element>(pair_of[0], pair_of[1]);
+        words[q] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      const int batch = m * 16 + lane / 8 % 2 * 8;
+      const int output = n * 8 + lane / 16 * 8;
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::stmatrix_x4(staging + Tile::offset(batch + lane % 8, output / 8), words);
+      } else {
+        ptx::stmatrix_x4_trans(staging + Tile::offset(output + lane % 8, batch / 8), words);
+      }
+    }
+  }
+  ptx::fence_async_proxy();
+  __syncwarp();
+  if (lane == 0) {
+    ptx::copy_box_to_global_kept(&params.y, Traits::kFeatureAxis == 1 ? feature : batch_begin,
+                                 Traits::kFeatureAxis == 1 ? batch_begin : feature, staging);
+    ptx::bulk_commit();
+    ptx::bulk_wait_read();
+  }
+  __syncwarp();
+}
+
+// Leaves a warp's sums of a column in device memory for the CTA that stores it, which then sees the
+// launch's number in `flag`.
+template <class Traits>
+__device__ __forceinline__ void leave_partial(const typename Traits::Sum& sum, float* to,
+                                              uint64_t* flag, uint64_t launch) {
+  constexpr int kValues = sizeof(sum.values) / sizeof(float);
+  const int lane = threadIdx.x % 32;
+  const float* const values = &sum.values[0][0][0];
+#pragma unroll
+  for (int i = 0; i < kValues; i += 4) {
+    __stcg(reinterpret_cast<float4*>(to) + i * 8 + lane,
+           make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
+  }
+  __syncwarp();
+  if (lane == 0) ptx::store_release(flag, launch);
+}
+
+// Adds what another CTA left, once it is there, and clears the flag: a graph that is replayed
+// launches under the same number.
+template <class Traits>
+__device__ __forceinline__ void add_partial(typename Traits::Sum& sum, const float* from,
+                                            uint64_t* flag, uint64_t launch) {
+  constexpr int kValues = sizeof(sum.values) / sizeof(float);
+  const int lane = threadIdx.x % 32;
+  float* const values = &sum.values[0][0][0];
+  if (lane == 0) {
+    while (ptx::load_acquire(flag) != launch) {
+    }
+    *flag = 0;
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kValues; i += 4) {
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(from) + i * 8 + lane);
+    values[i] += four.x, values[i + 1] += four.y, values[i + 2] += four.z, values[i + 3] += four.w;
+  }
+}
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_STREAM_OUTPUT_CUH_

@@ -1,0 +1,86 @@
+// Streams on Hopper: sizes, operand tiles and places in shared memory.
+#ifndef BSPARSE_CUDA_SM90_STREAM_TRAITS_CUH_
+#define BSPARSE_CUDA_SM90_STREAM_TRAITS_CUH_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/sm90_policy.cuh"
+#include "cuda/tile.cuh"
+#include "cuda/warp_mma.cuh"
+
+namespace bsparse {
+
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int kBatchTileT>
+struct StreamTraits {
+  using Math = MathT;
+  using Element = typename Math::Element;
+  static_assert(sizeof(Element) == 2, "rows of 16-bit elements");
+  static constexpr int kBlockSize = kBlockSizeT;
+  static constexpr int kFeatureAxis = kFeatureAxisT;
+  static constexpr int kBatchTile = kBatchTileT;
+
+  // The copy engine swizzles boxes just as these tiles expect. It takes a few cycles for a row of a
+  // box, however short, so a weight block comes as rows of 128 bytes; but not where rows of x are
+  // many and short, too (measured, docs/kernel-notes.md).
+  static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
+  static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
+  using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
+  static constexpr bool kPacksW = kBlockSize != 16 || kFeatureAxis == 0 || kBatchTile < 64;
+  static constexpr int kRowBytesW = kBlockSize * static_cast<int>(sizeof(Element));
+  using TileW = std::conditional_t<kPacksW, PackedTile<kBlockSize, kRowBytesW>,
+                                   SharedTile<kBlockSize, kRowBytesW>>;
+  static constexpr int kBoxBytesW = kPacksW ? 128 : kRowBytesW;  // a row's
+  static constexpr int kBoxRowsW = TileW::kBytes / kBoxBytesW;
+  // A tile begins where a swizzle does.
+  static constexpr int kPlaceBytesW = kPacksW && TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
+  using TileY = TileX;  // staged where a tile of x was
+  static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
+  using Product =
+      WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
+  using Sum = typename Product::Sum;
+
+  static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile);
+  static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
+  static constexpr int kControlBytes = 2048;
+  static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
+  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + kPlaceBytesW));
+  static constexpr int kStages = kFit < kStreamStages ? kFit : kStreamStages;  // of a warp
+  static_assert(kStages >= 2, "one tile is multiplied while another arrives");
+  static_assert(8 * kWarps * kStages + 8 * kWarps <= kControlBytes, "barriers have room");
+  static constexpr int kSharedBytes =
+      1024 + kControlBytes +
+      kWarps * (kSumBytes + kStages * (TileX::kBytes + kPlaceBytesW));
+};
+
+// Places of a warp in shared memory; `base` is a multiple of 1024 bytes.
+template <class Traits>
+struct StreamShared {
+  uint32_t base;
+  int warp;
+
+  __device__ __forceinline__ uint32_t x(int stage) const {
+    return base + (warp * Traits::kStages + stage) * Traits::TileX::kBytes;
+  }
+  __device__ __forceinline__ uint32_t w(int stage) const {
+    return base + Traits::kWarps * Traits::kStages * Traits::TileX::kBytes +
+           (warp * Traits::kStages + stage) * Traits::kPlaceBytesW;
+  }
+  // What warp `of` leaves for the warp that stores the column.
+  __device__ __forceinline__ uint32_t sum(int of) const {
+    return base +
+           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::kPlaceBytesW) +
+           of * Traits::kSumBytes;
+  }
+  __device__ __forceinline__ uint32_t full(int stage) const {
+    return sum(Traits::kWarps) + 8 * (warp * Traits::kStages + stage);
+  }
+  // The column that warp `of` begins with, if it goes on from the warp before, or -1.
+  __device__ __forceinline__ uint32_t continued(int of) const {
+    return sum(Traits::kWarps) + 8 * Traits::kWarps * Traits::kStages + 4 * of;
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_STREAM_TRAITS_CUH_
