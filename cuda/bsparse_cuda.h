@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 5
+#define BSPARSE_CUDA_API_VERSION 6
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -145,6 +145,12 @@ typedef struct {
                            // column a group is its column, and this is not read
 } bsparse_matmul_plan;
 
+// What the kernels right before a product on its stream have left alone. 0 is always right.
+typedef enum {
+  BSPARSE_SETTLED_PLAN = 1,     // the plan's tables: since a copy or a product, no kernel wrote them
+  BSPARSE_SETTLED_WEIGHTS = 2,  // w: since a product of this library, nothing wrote it
+} bsparse_settled;
+
 // y = activation(x W + bias), W the block-sparse matrix that `plan` describes. For the transposed
 // product the caller passes the plan of the transposed layout, `in_blocks` and `out_blocks`
 // swapped, and transpose = 1: each stored block is then used as w[b]^T.
@@ -157,9 +163,7 @@ typedef struct {
   int32_t in_blocks, out_blocks;  // of this product, so y has out_blocks * block_size features
   int32_t allow_tf32;             // float32 only: round operands to TF32
   int64_t batch;
-  // A product of this library was enqueued on the stream since w was last written: then a kernel may
-  // read w while the one before it still runs. 0 is always right.
-  int32_t weights_settled;
+  int32_t settled;  // bsparse_settled bits: what a kernel may read while the one before it still runs
   const void* x;
   const void* w;      // (blocks, block_size, block_size), already scaled by the gate
   const float* gate;  // (blocks) or null: blocks whose gate is 0 are skipped

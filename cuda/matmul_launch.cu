@@ -228,13 +228,18 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
   params.num_partials = args.plan.num_partials;
   params.box_bytes_x =
       static_cast<uint32_t>(box_batch * args.block_size * element_size(args.dtype));
-  params.settled = args.weights_settled != 0 && args.gate == nullptr;
+  params.plan_settled = (args.settled & BSPARSE_SETTLED_PLAN) != 0;
+  params.weights_settled = params.plan_settled && args.gate == nullptr &&
+                           (args.settled & BSPARSE_SETTLED_WEIGHTS) != 0;
   params.lists = static_cast<uint32_t>(args.plan.num_items);
   params.length = args.plan.num_entries / args.plan.num_items;
   params.activation = args.activation;
-  const int64_t tiles = (args.batch - 1) / kernel.batch_tile + 1;
-  return launch(kernel, "launching a matmul", static_cast<uint32_t>(params.lists * tiles), &params,
-                stream);
+  const int64_t tiles = ((args.batch - 1) / kernel.batch_tile + 1) * params.lists;
+  if (tiles > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "a batch of %lld makes %lld tiles; expected at most %d",
+                static_cast<long long>(args.batch), static_cast<long long>(tiles), INT32_MAX);
+  }
+  return launch(kernel, "launching a matmul", static_cast<uint32_t>(tiles), &params, stream);
 }
 
 }  // namespace bsparse

@@ -65,7 +65,8 @@ struct StreamMatmulParams {
   const int32_t* splits;
   int32_t num_partials;
   uint32_t box_bytes_x;
-  bool settled;  // w may be read before the kernel before this one is done
+  bool plan_settled;     // may be read before the kernel before this one is done
+  bool weights_settled;  // likewise
   uint32_t lists;
   int32_t length;
   int32_t activation;

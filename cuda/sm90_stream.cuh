@@ -34,6 +34,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   const int batch_tile = static_cast<int>(blockIdx.x / params.lists);
   const int batch_begin = batch_tile * Traits::kBatchTile;
 
+  if (!params.plan_settled) ptx::wait_for_kernel_before();
+
   // This warp's entries of the list: from `begin` on, `count` of them with those that fill it.
   // Warps without any come last.
   const int share = (params.length + Traits::kWarps - 1) / Traits::kWarps;
@@ -77,12 +79,12 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   // So far only the plan was read. Settled weights need not wait for the kernel before this one.
   // The kernel behind may start once this one and all before that have been waited for, or, as its
   // weights are settled then too, at once.
-  if (params.settled) {
+  if (params.weights_settled) {
     if (lane < kStages && now.y >= 0) issue_w(now.z, lane);
     ptx::launch_dependents();
     ptx::wait_for_kernel_before();
   } else {
-    ptx::wait_for_kernel_before();
+    if (params.plan_settled) ptx::wait_for_kernel_before();
     ptx::launch_dependents();
     leave_out(now);
     leave_out(ahead);

@@ -16,7 +16,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 5
+API_VERSION = 6
 DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
@@ -61,7 +61,7 @@ class MatmulArgs(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("dtype", "activation", "block_size", "feature_axis", "transpose", "in_blocks",
                  "out_blocks", "allow_tf32")]
-    _fields_ += [("batch", _long), ("weights_settled", _int)]
+    _fields_ += [("batch", _long), ("settled", _int)]
     _fields_ += [(name, _pointer) for name in ("x", "w", "gate", "bias", "y")]
     _fields_ += [("plan", MatmulPlan), ("workspace", _pointer), ("workspace_bytes", _size)]
 
@@ -415,7 +415,7 @@ class Kernels:
 
     def prepare_matmul(self, dtype, block_size, feature_axis, layout_shape, plan, x, w, y,
                        transpose=False, gate=None, bias=None, activation="none", batch=None,
-                       settled=False):
+                       settled=1):
         """A function without arguments that enqueues the product, and the kernel's name."""
         blocks = layout_shape[::-1] if transpose else layout_shape
         if batch is None:
@@ -424,7 +424,7 @@ class Kernels:
             dtype=DTYPES[dtype], activation=ACTIVATIONS[activation], block_size=block_size,
             feature_axis=feature_axis, transpose=int(transpose), in_blocks=blocks[0],
             out_blocks=blocks[1], allow_tf32=int(dtype == "tf32"), batch=batch,
-            weights_settled=int(settled), x=x.data_ptr(),
+            settled=settled, x=x.data_ptr(),
             w=w.data_ptr(), gate=None if gate is None else gate.data_ptr(),
             bias=None if bias is None else bias.data_ptr(), y=y.data_ptr(),
             plan=MatmulPlan(**plan.fields()))

@@ -54,6 +54,7 @@ class MatmulGpuOp final : public MatmulOpBase {
     args.out_blocks = transpose_ ? attrs_.in_blocks : attrs_.out_blocks;
     args.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
     args.batch = call.batch;
+    args.settled = BSPARSE_SETTLED_PLAN;  // its tables came by a copy
     args.x = Data(call.x);
     args.w = Data(call.w);
     args.gate = Data<float>(call.gate);

@@ -38,8 +38,8 @@ class GpuBackend {
     args.y = y;
     args.workspace = workspace_;
     args.workspace_bytes = workspace_bytes_;
-    // Norms and gates, which come between products, leave the weights alone.
-    args.weights_settled = multiplied_;
+    // Norms and gates, which come between products, leave weights and plans alone.
+    args.settled = multiplied_ ? BSPARSE_SETTLED_PLAN | BSPARSE_SETTLED_WEIGHTS : 0;
     multiplied_ = true;
     Check(api_.matmul, args);
   }
