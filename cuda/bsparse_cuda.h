@@ -126,8 +126,9 @@ static inline int32_t bsparse_entry_words(int32_t columns) {
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
 // or -1 (a column without blocks), weight_block, partial. Those of a column are neighbours, and all
 // on one list (partial -1), or shares of it on several: each a partial, but for that on the last of
-// these lists (partial -2 - s, s the number of the split), to which the partials are added. So a CTA
-// waits only for CTAs that were started before it. A list has at most one such share, at its end.
+// these lists (partial -2 - s, s the number of the split), to which the partials are added. So a
+// CTA waits only for CTAs that were started before it. A list has at most one such share, at its
+// end.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group
@@ -147,7 +148,7 @@ typedef struct {
 
 // What the kernels right before a product on its stream have left alone. 0 is always right.
 typedef enum {
-  BSPARSE_SETTLED_PLAN = 1,     // the plan's tables: since a copy or a product, no kernel wrote them
+  BSPARSE_SETTLED_PLAN = 1,     // its tables came by cudaMemcpyAsync, or a product came since
   BSPARSE_SETTLED_WEIGHTS = 2,  // w: since a product of this library, nothing wrote it
 } bsparse_settled;
 
@@ -163,7 +164,7 @@ typedef struct {
   int32_t in_blocks, out_blocks;  // of this product, so y has out_blocks * block_size features
   int32_t allow_tf32;             // float32 only: round operands to TF32
   int64_t batch;
-  int32_t settled;  // bsparse_settled bits: what a kernel may read while the one before it still runs
+  int32_t settled;  // bsparse_settled bits: what may be read while the kernel before still runs
   const void* x;
   const void* w;      // (blocks, block_size, block_size), already scaled by the gate
   const float* gate;  // (blocks) or null: blocks whose gate is 0 are skipped
