@@ -254,7 +254,7 @@ def measure_inference(options, xla):
 
 def memory_speed():
     """Bytes a second, read and written, of a pass over a gigabyte (on a CPU over a sixteenth)."""
-    x = tf.zeros([2**28 if gpus() else 2**24])
+    x = tf.random.uniform([2**28 if gpus() else 2**24])
     add = tf.function(lambda x: x + 1)
     _, seconds = median_seconds(lambda: add(x), repeats=9)
     return 2 * 4 * x.shape[0] / seconds

@@ -210,10 +210,10 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
                              &params.y);
   }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    const int width = kernel.box_features;
-    const int64_t rows = int64_t{args.block_size} * args.block_size / width;
-    status = make_tensor_map(type, args.w, width, args.plan.num_blocks * rows, width,
-                             static_cast<int>(rows), &params.w);
+    constexpr int kLine = 64;  // elements of 128 bytes
+    const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
+    status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
+                             static_cast<int>(lines), &params.w);
   }
   if (status != BSPARSE_OK) return status;
   const MatmulWorkspace workspace(args);

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   const auto issue_w = [&](int weight_block, int stage) {
     // Rows of x behind the batch are not copied, and what lies there meets no other row's sums.
     ptx::barrier_arrive_expect(shared.full(stage), params.box_bytes_x + Traits::TileW::kBytes);
-    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::kBoxRowsW,
+    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::TileW::kLines,
                             shared.full(stage));
   };
   const auto issue_x = [&](int in_block, int stage) {
@@ -222,7 +222,6 @@ Kernel sm90_stream_entry() {
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kSharedBytes,
           .batch_tile = Traits::kBatchTile,
-          .box_features = Traits::kBoxBytesW / static_cast<int>(sizeof(typename Traits::Element)),
           .starts_early = true};
 }
 

@@ -3,7 +3,6 @@
 #define BSPARSE_CUDA_SM90_STREAM_TRAITS_CUH_
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/sm90_policy.cuh"
 #include "cuda/tile.cuh"
@@ -20,20 +19,14 @@ struct StreamTraits {
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
 
-  // The copy engine swizzles boxes just as these tiles expect. It takes a few cycles for a row of a
-  // box, however short, so a weight block comes as rows of 128 bytes; but not where rows of x are
-  // many and short, too (measured, docs/kernel-notes.md).
+  // The copy engine swizzles boxes just as these tiles expect. Weight blocks, which lie in one
+  // piece, come as rows of 128 bytes: few rows are faster to copy than many short ones.
   static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
   using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  static constexpr bool kPacksW = kBlockSize != 16 || kFeatureAxis == 0 || kBatchTile < 64;
-  static constexpr int kRowBytesW = kBlockSize * static_cast<int>(sizeof(Element));
-  using TileW = std::conditional_t<kPacksW, PackedTile<kBlockSize, kRowBytesW>,
-                                   SharedTile<kBlockSize, kRowBytesW>>;
-  static constexpr int kBoxBytesW = kPacksW ? 128 : kRowBytesW;  // a row's
-  static constexpr int kBoxRowsW = TileW::kBytes / kBoxBytesW;
+  using TileW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
   // A tile begins where a swizzle does.
-  static constexpr int kPlaceBytesW = kPacksW && TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
+  static constexpr int kPlaceBytesW = TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
   using TileY = TileX;  // staged where a tile of x was
   static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =

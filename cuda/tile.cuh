@@ -56,6 +56,7 @@ struct PackedTile {
   static constexpr int kRowBytes = kRowBytesT;
   static constexpr int kBytes = kRowsT * kRowBytes;
   static constexpr int kLineBytes = 128;
+  static constexpr int kLines = kBytes / kLineBytes;
   static_assert(kLineBytes % kRowBytes == 0 && kBytes % kLineBytes == 0, "lines of whole rows");
 
   static __device__ __forceinline__ uint32_t offset(int row, int chunk) {

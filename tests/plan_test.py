@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bsparse_tf import BlocksparseMatMul, choice, layouts, native, plan
+from bsparse_tf import BlocksparseMatMul, choice, gpu_plans, layouts, native, plan
 
 HEADER = pathlib.Path(__file__).resolve().parent.parent / "cuda" / "bsparse_cuda.h"
 needs_cuda_library = pytest.mark.skipif(
@@ -18,7 +18,7 @@ needs_cuda_library = pytest.mark.skipif(
 def test_plan_of_a_scale_free_layout_splits_its_hubs():
     layout = layouts.barabasi_albert(200, m=4, seed=0)
     coords = np.argwhere(layout).astype(np.int32)
-    found = plan.matmul_plan(coords, 200, 200, batch=64)
+    found = gpu_plans.matmul_plan(coords, 200, 200, batch=64)
     np.testing.assert_array_equal(np.sort(found.entries[:, 1]), np.arange(len(coords)))
     degree = layout.sum(0)
     length = found.items[:, 2] - found.items[:, 1]
@@ -31,27 +31,27 @@ def test_plan_of_a_scale_free_layout_splits_its_hubs():
 
 def test_more_multiprocessors_cut_finer():
     coords = np.argwhere(np.ones((64, 8), bool)).astype(np.int32)
-    small = plan.matmul_plan(coords, 64, 8, batch=64, sm_count=4)
-    large = plan.matmul_plan(coords, 64, 8, batch=64, sm_count=132)
+    small = gpu_plans.matmul_plan(coords, 64, 8, batch=64, sm_count=4)
+    large = gpu_plans.matmul_plan(coords, 64, 8, batch=64, sm_count=132)
     assert large.tiles > small.tiles
 
 
 def test_transposed_plan_is_by_input_column():
     coords = np.int32([[0, 0], [0, 1], [1, 1]])
-    found = plan.matmul_plan(coords, 2, 2, batch=1, transpose=True)
+    found = gpu_plans.matmul_plan(coords, 2, 2, batch=1, transpose=True)
     assert len(found.items) == 2
     np.testing.assert_array_equal(found.entries, [[0, 0], [1, 1], [1, 2]])
 
 
 def test_bad_coords():
     with pytest.raises(ValueError, match=r"coords\[0\] = \(3, 0\) is out of range"):
-        plan.matmul_plan(np.int32([[3, 0]]), 2, 2, batch=1)
+        gpu_plans.matmul_plan(np.int32([[3, 0]]), 2, 2, batch=1)
 
 
 def test_weight_gradient_plan_has_every_block_once():
     layout = layouts.random(32, density=0.2, seed=1)
     coords = np.argwhere(layout).astype(np.int32)
-    found = plan.matmul_dw_plan(coords, 32, 32, batch=4096, columns=8)
+    found = gpu_plans.matmul_dw_plan(coords, 32, 32, batch=4096, columns=8)
     np.testing.assert_array_equal(coords[found.blocks[:, 2]], found.blocks[:, :2])
     np.testing.assert_array_equal(np.sort(found.blocks[:, 2]), np.arange(len(coords)))
     for column, first, end, _ in found.items:
@@ -66,7 +66,7 @@ def test_weight_gradient_plan_has_every_block_once():
 def test_streams_hold_every_block_once():
     layout = layouts.barabasi_albert(60, 3, seed=0)
     coords = np.argwhere(layout)
-    found = plan.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20)
+    found = gpu_plans.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20)
     assert len(found.lists) == 10 and found.batch_tiles == 2
     entries = found.lists.reshape(-1, 4)
     stored = entries[entries[:, 1] >= 0]
@@ -78,8 +78,8 @@ def test_streams_hold_every_block_once():
 
 def test_weight_gradients_cut_the_batch_as_often_as_asked():
     coords = np.argwhere(np.ones((64, 64), bool))
-    assert plan.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16).batch_splits == 1
-    found = plan.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16, least_splits=8)
+    assert gpu_plans.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16).batch_splits == 1
+    found = gpu_plans.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16, least_splits=8)
     assert found.batch_splits >= 8
 
 

@@ -1,0 +1,291 @@
+"""How the work of a product would be cut for a GPU: the planner's tables, for people and tests.
+
+The planner is C++ (cc/plan); it builds and caches plans when ops run. This module asks it for the
+same plans and describes them.
+"""
+
+import ctypes
+import dataclasses
+
+import numpy as np
+
+from bsparse_tf import choice as choices
+from bsparse_tf import native
+
+# An H100's streaming multiprocessors, and the tile of the kernels for sm_80 and newer: what
+# `matmul_plan` describes unless the caller names another device.
+_DEFAULT_SM_COUNT = 132
+_DEFAULT_BATCH_TILE = 128
+DEFAULT_CTAS_PER_SM = 2
+
+STREAM = "sm90 stream"
+
+
+class _Request(ctypes.Structure):
+    _fields_ = [
+        ("coords", ctypes.c_void_p),
+        ("num_blocks", ctypes.c_int64),
+        ("in_blocks", ctypes.c_int32),
+        ("out_blocks", ctypes.c_int32),
+        ("batch", ctypes.c_int64),
+        ("sm_count", ctypes.c_int32),
+        ("batch_tile", ctypes.c_int32),
+        ("ctas_per_sm", ctypes.c_int32),
+        ("kernel", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("shared_columns", ctypes.c_int32),
+    ]
+
+
+class _Summary(ctypes.Structure):
+    _fields_ = [
+        ("num_items", ctypes.c_int32),
+        ("num_splits", ctypes.c_int32),
+        ("num_partials", ctypes.c_int32),
+        ("num_entries", ctypes.c_int32),
+        ("num_blocks", ctypes.c_int32),
+        ("batch_splits", ctypes.c_int32),
+        ("tables", ctypes.POINTER(ctypes.c_int32)),
+        ("tables_size", ctypes.c_int64),
+        ("items_offset", ctypes.c_int64),
+        ("entries_offset", ctypes.c_int64),
+        ("splits_offset", ctypes.c_int64),
+        ("groups_offset", ctypes.c_int64),
+        ("balance", ctypes.c_double),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class MatmulPlan:
+    """A GPU plan of y = x W.
+
+    Attributes:
+      items: int32 [items, 4], (group, first entry, last entry, partial or -1), in launch order.
+      entries: int32 [entries, 1 + columns], (input block, weight block of each column or -1) by
+        group.
+      splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
+        whose partial sums are added in this order.
+      groups: int32 [groups, columns], output blocks computed together, or -1.
+      batch_tiles: tiles along the batch; each item runs once for each.
+      balance: work of the busiest of the device's CTA slots over the mean; 1 is perfect.
+    """
+
+    items: np.ndarray
+    entries: np.ndarray
+    splits: np.ndarray
+    groups: np.ndarray
+    batch_tiles: int
+    balance: float
+
+    @property
+    def tiles(self):
+        """CTAs that the product launches."""
+        return len(self.items) * self.batch_tiles
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        length = self.items[:, 2] - self.items[:, 1]
+        return "\n".join([
+            f"{self.tiles} tiles: {len(self.items)} items x {self.batch_tiles} along the batch",
+            f"output columns in an item: {self.groups.shape[1]}",
+            f"input blocks of an item: {length.min()} to {length.max()}, mean {length.mean():.1f}",
+            f"groups split: {len(self.splits)}",
+            f"predicted balance (busiest over mean): {self.balance:.2f}",
+        ])
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPlan:
+    """A GPU plan of y = x W for kernels whose CTAs all run at once, each with a list of blocks.
+
+    Attributes:
+      lists: int32 [lists, length, 4], (output block, input block, weight block, partial). Filling
+        has output block -1, a column without blocks input block -1. The partial is -1 for all of a
+        column; else the number of the sum that these of its blocks make, or -2 - s: the partial
+        sums of split s are added to what they make.
+      splits: int32 [splits, 3], (output block, first partial, partials): columns on several lists.
+      batch_tiles: tiles along the batch; each list is worked through once for each.
+    """
+
+    lists: np.ndarray
+    splits: np.ndarray
+    batch_tiles: int
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        return "\n".join([
+            f"{len(self.lists)} lists x {self.batch_tiles} along the batch, all at once",
+            f"blocks on a list: up to {self.lists.shape[1]}",
+            f"output columns on several lists: {len(self.splits)}",
+        ])
+
+
+@dataclasses.dataclass(frozen=True)
+class MatmulDwPlan:
+    """A GPU plan of dw = x^T dy.
+
+    Attributes:
+      blocks: int32 [blocks, 3], (input block, output block, weight block), in the order of work.
+      items: int32 [items, 4], (output block, first and end of its blocks, 0); none for kernels
+        that take blocks as they come.
+      batch_splits: ranges that the batch is cut into, whose partial sums are added in order.
+    """
+
+    blocks: np.ndarray
+    items: np.ndarray
+    batch_splits: int
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        lines = [f"{len(self.blocks)} blocks"]
+        if len(self.items):
+            length = self.items[:, 2] - self.items[:, 1]
+            lines[0] += f" in {len(self.items)} items of {length.min()} to {length.max()}"
+        lines.append(f"the batch in {self.batch_splits} ranges")
+        return "\n".join(lines)
+
+
+def matmul_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    transpose=False,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=_DEFAULT_BATCH_TILE,
+    ctas_per_sm=DEFAULT_CTAS_PER_SM,
+    columns=1,
+    shared_columns=1,
+):
+    """The plan that a GPU with `sm_count` multiprocessors would run.
+
+    Args:
+      coords: int32 [blocks, 2].
+      in_blocks, out_blocks: CB and KB.
+      batch: N.
+      transpose: plan x W^T instead.
+      sm_count: multiprocessors of the device.
+      batch_tile: batch entries of one tile of the kernel.
+      ctas_per_sm: tiles that one multiprocessor runs at a time.
+      columns: output block columns of an item: 1 for sm_80's kernels, 128 / block_size or twice
+        that for Hopper's.
+      shared_columns: of those, the neighbours that one product instruction covers: 1, or
+        64 / block_size.
+
+    Returns:
+      A :class:`MatmulPlan`.
+
+    Raises:
+      ValueError: coords out of range or repeated.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul",
+        (int(transpose),),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        shared_columns,
+    )
+    entries = tables[summary.entries_offset : summary.splits_offset]
+    return MatmulPlan(
+        items=tables[: summary.entries_offset].reshape(-1, 4),
+        entries=entries.reshape(summary.num_entries, -1)[:, : 1 + columns],
+        splits=tables[summary.splits_offset : summary.groups_offset].reshape(-1, 3),
+        groups=tables[summary.groups_offset :].reshape(-1, columns),
+        batch_tiles=max(1, -(-batch // batch_tile)),
+        balance=summary.balance,
+    )
+
+
+def stream_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    transpose=False,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=_DEFAULT_BATCH_TILE,
+    ctas_per_sm=1,
+):
+    """The plan of a kernel that streams the weights; arguments and errors as for `matmul_plan`.
+
+    Returns:
+      A :class:`StreamPlan`.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul",
+        (int(transpose),),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
+         choices.FAMILIES.index(STREAM), 1),
+        1,
+    )
+    entries = tables[summary.entries_offset : summary.splits_offset]
+    return StreamPlan(
+        lists=entries.reshape(summary.num_items, -1, 4),
+        splits=tables[summary.splits_offset : summary.groups_offset].reshape(-1, 3),
+        batch_tiles=max(1, -(-batch // batch_tile)),
+    )
+
+
+def matmul_dw_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=_DEFAULT_BATCH_TILE,
+    ctas_per_sm=DEFAULT_CTAS_PER_SM,
+    columns=1,
+    least_splits=1,
+):
+    """The plan of the weight gradient; arguments and errors as for :func:`matmul_plan`.
+
+    Args:
+      coords, in_blocks, out_blocks, batch, sm_count: as for `matmul_plan`.
+      batch_tile: batch entries of one step of the kernel's sum.
+      ctas_per_sm: stored blocks that one multiprocessor computes at a time.
+      columns: blocks of one output column that are computed at once, at most.
+      least_splits: ranges that the batch is cut into, at least, if it has so many steps.
+
+    Returns:
+      A :class:`MatmulDwPlan`.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul_dw",
+        (),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        least_splits,
+    )
+    return MatmulDwPlan(
+        blocks=tables[summary.entries_offset :].reshape(-1, 3),
+        items=tables[: summary.entries_offset].reshape(-1, 4),
+        batch_splits=summary.batch_splits,
+    )
+
+
+def _build(function, options, coords, target, shared_columns):
+    """(summary, a copy of the tables) of a plan. Raises ValueError if the layout is not valid."""
+    coords = np.ascontiguousarray(coords, dtype=np.int32)
+    library = ctypes.CDLL(native.ops_library_path())
+    build = getattr(library, function)
+    build.restype = ctypes.c_void_p
+    request = _Request(coords.ctypes.data, len(coords), *target, shared_columns)
+    error = ctypes.create_string_buffer(512)
+    handle = build(ctypes.byref(request), *options, error, ctypes.c_size_t(len(error)))
+    if not handle:
+        raise ValueError(error.value.decode())
+    try:
+        summary = _Summary()
+        library.bsparse_plan_describe(ctypes.c_void_p(handle), ctypes.byref(summary))
+        # A copy: the tables belong to the plan. (as_array cannot take a null pointer.)
+        size = summary.tables_size
+        tables = np.zeros(0, np.int32)
+        if size:
+            tables = np.ctypeslib.as_array(summary.tables, (size,)).copy()
+    finally:
+        library.bsparse_plan_free(ctypes.c_void_p(handle))
+    return summary, tables
