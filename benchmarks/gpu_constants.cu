@@ -60,19 +60,18 @@ __device__ void bulk_copy(uint32_t to, const char* from, uint32_t bytes, uint32_
       : "memory");
 }
 
-// Into the same place of both CTAs of a pair.
-__device__ void bulk_copy_to_pair(uint32_t to, const char* from, uint32_t bytes,
-                                  uint32_t barrier) {
+// Into the same place of all CTAs of a cluster.
+__device__ void bulk_copy_to_all(uint32_t to, const char* from, uint32_t bytes,
+                                 uint32_t barrier, uint16_t ranks) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(3))
+      "l"(from), "r"(bytes), "r"(barrier), "h"(ranks)
       : "memory");
 }
 
 // Every CTA receives `pieces` pieces, going round and round a region of `region_pieces`; `readers`
-// neighbours have one region. kCluster 2: the neighbours are a cluster, each copies half of a
-// piece to both.
+// neighbours have one region. In clusters each copies its part of a piece to all.
 template <int kCluster>
 __global__ void __launch_bounds__(64)
     read_l2_bulk(const char* data, int region_pieces, int readers, int pieces) {
@@ -103,7 +102,7 @@ __global__ void __launch_bounds__(64)
       const uint32_t to = ptx::shared_address(ring + stage * kPiece + rank * kPart);
       const char* const piece = from + int64_t{i % region_pieces} * kPiece;
       if (kCluster > 1) {
-        bulk_copy_to_pair(to, piece, kPart, barrier);
+        bulk_copy_to_all(to, piece, kPart, barrier, (1 << kCluster) - 1);
       } else {
         bulk_copy(to, piece, kPart, barrier);
       }
@@ -291,6 +290,7 @@ class Bench {
       bulk<1>("l2_shared_2", "the same, two neighbours the same data", 2, footprint);
       bulk<1>("l2_shared_4", "the same, four neighbours the same data", 4, footprint);
       bulk<2>("l2_multicast_2", "the same, sent to both CTAs of a cluster", 2, footprint);
+      bulk<4>("l2_multicast_4", "the same, sent to all four CTAs of a cluster", 4, footprint);
     }
     const int ctas = 4 * device_.multiProcessorCount;
     const int64_t region =
@@ -376,9 +376,6 @@ class Bench {
 
   template <int kCluster>
   void bulk(const char* name, const char* words, int readers, int64_t footprint) {
-    const int ctas = device_.multiProcessorCount / readers * readers;
-    const int region_pieces = static_cast<int>(
-        std::max<int64_t>(1, footprint / kPiece / (ctas / readers)));
     const int pieces = 20000;
     const auto kernel = read_l2_bulk<kCluster>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -388,11 +385,19 @@ class Bench {
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {kCluster, 1, 1};
     cudaLaunchConfig_t config{};
-    config.gridDim = static_cast<unsigned>(ctas);
+    config.gridDim = kCluster;
     config.blockDim = 64;
     config.dynamicSmemBytes = kRing * kPiece;
     config.attrs = &attribute;
     config.numAttrs = 1;
+    int regions = device_.multiProcessorCount / readers;
+    if (kCluster > 1) {
+      check(cudaOccupancyMaxActiveClusters(&regions, kernel, &config), "asking for clusters");
+    }
+    const int ctas = regions * readers;
+    const int region_pieces =
+        static_cast<int>(std::max<int64_t>(1, footprint / kPiece / regions));
+    config.gridDim = static_cast<unsigned>(ctas);
     const auto* const data = static_cast<const char*>(from_);
     const double seconds = time([&] {
       check(cudaLaunchKernelEx(&config, kernel, data, region_pieces, readers, pieces),

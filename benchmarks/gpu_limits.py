@@ -1,16 +1,16 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
 The limit is the slowest of three: the tensor cores, L2 reads of what the plan loads, and every byte
-once through memory. For the Hopper kernels the second is the x tile of an entry once for all
-columns of an item, and products are padded to 64 outputs; for the others both operands of every
-block, at the rate that sharing neighbours see; for the dense product the tensor cores' rate.
+once through memory. For the Hopper kernels the second is the x tiles that the CTAs of an item read,
+and those that they are sent, and products are padded to 64 outputs; for the others both operands of
+every block, at the rate that sharing neighbours see; for the dense product the tensor cores' rate.
 """
 
 import dataclasses
 import json
 import pathlib
 
-from cuda_binding import DENSE, SM80, SM80_SMALL, SM90_PAIR, SM90_STREAM
+from cuda_binding import DENSE, SM80, SM80_SMALL, SM90_STREAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Rates:
 
     l2: float = 7.6e12  # to the SMs, distinct lines
     l2_shared_2: float = 14e12  # delivered, where two neighbours read the same
-    l2_multicast_2: float = float("inf")  # delivered, copies to both CTAs of a cluster
+    l2_multicast_2: float = 14.4e12  # delivered, copies to both CTAs of a cluster
+    l2_multicast_4: float = 18e12  # to all four of one
     dram: float = 3.0e12
     mma_sync_bf16: float = 620e12
     mma_sync_tf32: float = 310e12
@@ -42,6 +43,12 @@ class Rates:
             raise ValueError(f"{path} has no rates; expected a file of benchmarks/gpu_constants")
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: rate for name, rate in rates.items() if name in known})
+
+    def delivered(self, ctas):
+        """To clusters of so many CTAs."""
+        if ctas == 1:
+            return self.l2
+        return self.l2_multicast_2 if ctas == 2 else self.l2_multicast_4
 
     def mma_sync(self, dtype):
         return {"tf32": self.mma_sync_tf32, "float32": self.ffma}.get(dtype, self.mma_sync_bf16)
@@ -73,7 +80,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
       work: a Work.
       tile: the chosen cuda_binding.Tile.
       num_items: of the plan, for dw on Hopper.
-      entries: int array [entries, words] of the plan, for fprop and dx on Hopper.
+      entries: int array [rounds, words] of the plan, for fprop and dx on Hopper.
     """
     bs, batch = work.block_size, work.batch
     size = 4 if work.dtype in ("float32", "tf32") else 2
@@ -96,15 +103,19 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
     if work.operation == "dw":
         l2 = (work.blocks + num_items) * batch * bs * size
         return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, dram)
-    # Of each entry, the groups of columns that share a product and have a block.
-    stored = entries[:, 1 : 1 + tile.columns].reshape(-1, tile.shared_columns)
+    # A record for each CTA and round: input block, whom it is sent to, weight blocks.
+    records = entries.reshape(-1, entries.shape[1] * tile.cta_columns // tile.columns)
+    # The groups of columns that share a product and have a block.
+    stored = records[:, 2 : 2 + tile.cta_columns].reshape(-1, tile.shared_columns)
     products = int((stored >= 0).any(axis=1).sum())
     multiplied = 2.0 * products * bs * tile.shared_columns * bs * batch
-    x_bytes = len(entries) * batch * bs * size
-    w_bytes = weights * tiles * size
-    delivered = (2 * x_bytes + w_bytes if tile.kernel == SM90_PAIR else 0) / rates.l2_multicast_2
     multiplied /= _wgmma_rate(rates, work.dtype)
-    return max(multiplied, (x_bytes + w_bytes) / rates.l2, delivered, dram)
+    x_bytes = batch * bs * size
+    w_bytes = weights * tiles * size
+    read = (int((records[:, 1] != 0).sum()) * x_bytes + w_bytes) / rates.l2
+    taken = int((records[:, 0] >= 0).sum())
+    delivered = (taken * x_bytes + w_bytes) / rates.delivered(tile.columns // tile.cta_columns)
+    return max(multiplied, read, delivered, dram)
 
 
 def _wgmma_rate(rates, dtype):

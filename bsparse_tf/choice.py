@@ -20,7 +20,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "sm90 pair", "dense", "sm90 stream")
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -53,9 +53,12 @@ _VARIANT_REASONS = {
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
-    "sm90 pair": "in pairs: for this block size and density two multiprocessors that share what "
-    "they load were measured to be faster",
 }
+
+_CLUSTER_REASON = (
+    "in clusters of {ctas}: of multiprocessors that need the same block of x one reads it for all, "
+    "which was measured to be faster for this block size and density"
+)
 
 
 class _Request(ctypes.Structure):  # bsparse_tile_request
@@ -84,6 +87,7 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("batch_tile", ctypes.c_int32),
         ("ctas_per_sm", ctypes.c_int32),
         ("columns", ctypes.c_int32),
+        ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
     ]
 
@@ -108,6 +112,7 @@ class Tile:
       ctas_per_sm: tiles that one multiprocessor runs at a time (of dw: stored blocks), or None:
         only the GPU itself can tell.
       columns: output block columns of an item; of dw: blocks of one column, at most.
+      cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
     """
@@ -115,6 +120,7 @@ class Tile:
     batch_tile: int
     ctas_per_sm: int | None
     columns: int
+    cta_columns: int
     shared_columns: int
 
 
@@ -236,12 +242,15 @@ def _choose_gpu(request, device):
     if family != "dense":
         reasons.append(_HOPPER_REASONS[choice.hopper_reason])
         reasons += [_VARIANT_REASONS[family]] if family in _VARIANT_REASONS else []
+        ctas = choice.tile.columns // choice.tile.cta_columns
+        reasons += [_CLUSTER_REASON.format(ctas=ctas)] if ctas > 1 else []
     tile = None
     if family != "dense":
         tile = Tile(
             choice.tile.batch_tile,
             choice.tile.ctas_per_sm or None,
             choice.tile.columns,
+            choice.tile.cta_columns,
             choice.tile.shared_columns,
         )
     return Choice(

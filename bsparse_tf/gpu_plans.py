@@ -33,6 +33,7 @@ class _Request(ctypes.Structure):
         ("ctas_per_sm", ctypes.c_int32),
         ("kernel", ctypes.c_int32),
         ("columns", ctypes.c_int32),
+        ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
     ]
 
@@ -61,8 +62,10 @@ class MatmulPlan:
 
     Attributes:
       items: int32 [items, 4], (group, first entry, last entry, partial or -1), in launch order.
-      entries: int32 [entries, 1 + columns], (input block, weight block of each column or -1) by
-        group.
+      entries: int32, by group. Of kernels for sm_80 [entries, 2], (input block, weight block). Of
+        Hopper's [entries, ctas, 2 + columns / ctas]: in each entry every one of an item's
+        multiprocessors takes an input block or -1; the second number has a bit for each of them
+        that this one sends it to (0: another sends it); then each column's weight block or -1.
       splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
         whose partial sums are added in this order.
       groups: int32 [groups, columns], output blocks computed together, or -1.
@@ -82,12 +85,19 @@ class MatmulPlan:
         """CTAs that the product launches."""
         return len(self.items) * self.batch_tiles
 
+    def _sharing(self):
+        if self.entries.ndim == 2 or self.entries.shape[1] == 1:
+            return ""
+        taken, read = ((self.entries[:, :, i] > least).sum() for i, least in ((0, -1), (1, 0)))
+        return (f", on {self.entries.shape[1]} multiprocessors that read "
+                f"{read / max(1, taken):.2f} of the input blocks they take")
+
     def explain(self):
         """The plan in a few lines of text."""
         length = self.items[:, 2] - self.items[:, 1]
         return "\n".join([
             f"{self.tiles} tiles: {len(self.items)} items x {self.batch_tiles} along the batch",
-            f"output columns in an item: {self.groups.shape[1]}",
+            f"output columns in an item: {self.groups.shape[1]}{self._sharing()}",
             f"input blocks of an item: {length.min()} to {length.max()}, mean {length.mean():.1f}",
             f"groups split: {len(self.splits)}",
             f"predicted balance (busiest over mean): {self.balance:.2f}",
@@ -155,7 +165,9 @@ def matmul_plan(
     sm_count=_DEFAULT_SM_COUNT,
     batch_tile=_DEFAULT_BATCH_TILE,
     ctas_per_sm=DEFAULT_CTAS_PER_SM,
+    family="sm80",
     columns=1,
+    cta_columns=1,
     shared_columns=1,
 ):
     """The plan that a GPU with `sm_count` multiprocessors would run.
@@ -168,8 +180,10 @@ def matmul_plan(
       sm_count: multiprocessors of the device.
       batch_tile: batch entries of one tile of the kernel.
       ctas_per_sm: tiles that one multiprocessor runs at a time.
-      columns: output block columns of an item: 1 for sm_80's kernels, 128 / block_size or twice
-        that for Hopper's.
+      family: of kernels, one of `choice.FAMILIES` but streams.
+      columns: output block columns of an item: 1 for sm_80's kernels, a multiple of
+        128 / block_size for Hopper's.
+      cta_columns: of those, one multiprocessor's: 1, or 128 / block_size.
       shared_columns: of those, the neighbours that one product instruction covers: 1, or
         64 / block_size.
 
@@ -183,13 +197,19 @@ def matmul_plan(
         "bsparse_plan_matmul",
         (int(transpose),),
         coords,
-        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
+         choices.FAMILIES.index(family), columns, cta_columns),
         shared_columns,
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
+    if family.startswith("sm90"):
+        ctas = columns // cta_columns
+        entries = entries.reshape(summary.num_entries, ctas, -1)[:, :, : 2 + cta_columns]
+    else:
+        entries = entries.reshape(summary.num_entries, -1)
     return MatmulPlan(
         items=tables[: summary.entries_offset].reshape(-1, 4),
-        entries=entries.reshape(summary.num_entries, -1)[:, : 1 + columns],
+        entries=entries,
         splits=tables[summary.splits_offset : summary.groups_offset].reshape(-1, 3),
         groups=tables[summary.groups_offset :].reshape(-1, columns),
         batch_tiles=max(1, -(-batch // batch_tile)),
@@ -218,7 +238,7 @@ def stream_plan(
         (int(transpose),),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(STREAM), 1),
+         choices.FAMILIES.index(STREAM), 1, 1),
         1,
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
@@ -257,7 +277,7 @@ def matmul_dw_plan(
         "bsparse_plan_matmul_dw",
         (),
         coords,
-        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns),
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns, columns),
         least_splits,
     )
     return MatmulDwPlan(

@@ -114,10 +114,13 @@ def _plan_of(matmul, batch, product, made):
         ctas_per_sm=made.tile.ctas_per_sm or ctas_per_sm,
     )
     layout = (matmul.coords, matmul.CB, matmul.KB, batch)
-    columns, shared = made.tile.columns, made.tile.shared_columns
+    tile = made.tile
     if product == "dw":
-        return gpu_plans.matmul_dw_plan(*layout, columns=columns, least_splits=shared, **options)
+        return gpu_plans.matmul_dw_plan(*layout, columns=tile.columns,
+                                        least_splits=tile.shared_columns, **options)
     options["transpose"] = product == "dx"
     if made.family == gpu_plans.STREAM:
         return gpu_plans.stream_plan(*layout, **options)
-    return gpu_plans.matmul_plan(*layout, columns=columns, shared_columns=shared, **options)
+    return gpu_plans.matmul_plan(*layout, family=made.family, columns=tile.columns,
+                                 cta_columns=tile.cta_columns, shared_columns=tile.shared_columns,
+                                 **options)

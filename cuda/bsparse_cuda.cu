@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 #include "cuda/check.h"
 #include "cuda/choose_kernel.h"
@@ -62,12 +63,15 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
                        const bsparse_tile_request& request, int32_t ctas) {
-  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1};
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1};
   if (request.is_dw != 0) {
-    return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns,
+    return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
             batch_ranges(family, request)};
   }
-  return {family, kernel.batch_tile, ctas, kernel.columns, kernel.shared_columns};
+  const int q = getenv("BSPARSE_Q") ? atoi(getenv("BSPARSE_Q")) : 0;
+  const int32_t cluster = family == BSPARSE_SM90 ? q > 0 ? q : union_ctas(request.block_size, request.feature_axis, request.density) : 1;
+  return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
+          kernel.shared_columns};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.

@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 6
+#define BSPARSE_CUDA_API_VERSION 7
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -50,9 +50,8 @@ typedef enum {
   BSPARSE_SM80_SMALL = 1,  // the same for small batches
   BSPARSE_SM90 = 2,        // wgmma over unions of block columns: sm_90, 16-bit
   BSPARSE_SM90_SMALL = 3,  // the same for small batches
-  BSPARSE_SM90_PAIR = 4,   // over unions twice as wide, by two CTAs that share what they load
-  BSPARSE_DENSE = 5,       // the dense matrix and cuBLAS, where sparsity does not pay
-  BSPARSE_SM90_STREAM = 6, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
+  BSPARSE_DENSE = 4,       // the dense matrix and cuBLAS, where sparsity does not pay
+  BSPARSE_SM90_STREAM = 5, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -75,6 +74,7 @@ typedef struct {
   int32_t batch_tile;   // batch entries of one CTA's output tile; of dw: of one step of its sum
   int32_t ctas_per_sm;  // output tiles under way on one SM; of dw: stored blocks under way
   int32_t columns;      // output block columns of an item; of dw: blocks of one column, at most
+  int32_t cta_columns;  // of those, one CTA's: an item has columns / cta_columns CTAs
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
 } bsparse_tile;
@@ -108,19 +108,25 @@ typedef struct {
   char name[64];  // as kernel_name gives it
 } bsparse_choice;
 
-// Words of an entry in the table of a plan whose items have `columns` columns: a power of two.
+// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL: a power of two.
 #ifdef __cplusplus
 constexpr
 #endif
-static inline int32_t bsparse_entry_words(int32_t columns) {
+static inline int32_t bsparse_record_words(int32_t cta_columns) {
   int32_t words = 2;
-  while (words < columns + 1) words *= 2;
+  while (words < cta_columns + 2) words *= 2;
   return words;
 }
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
 // of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column].
+//
+// BSPARSE_SM90 and BSPARSE_SM90_SMALL have items of several columns, dealt to one or more CTAs,
+// `cta_columns` each. An entry is a round, in which every CTA of the item takes an input block: a
+// record for each CTA, of bsparse_record_words(cta_columns) numbers: in_block or -1; the CTAs of the
+// item that this one sends the block of x to, itself among them, as bits, or 0 where another sends
+// it; weight_block or -1 of each of its columns; filling.
 //
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
@@ -139,8 +145,8 @@ typedef struct {
   int32_t num_blocks;      // stored blocks
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
-  const int32_t* entries;  // (num_entries, entry words): in_block, weight_block or -1 of each
-                           // column; by group, then in_block
+  const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;
+                           // of BSPARSE_SM90 and BSPARSE_SM90_SMALL (num_entries, CTAs, words)
   const int32_t* splits;   // (num_splits, 3): group, first partial, number of partials
   const int32_t* groups;   // (groups, columns): output block column or -1; of families with one
                            // column a group is its column, and this is not read

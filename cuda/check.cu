@@ -6,7 +6,7 @@ namespace bsparse {
 namespace {
 
 // Of a group, in any kernel.
-constexpr int kMaxColumns = 16;
+constexpr int kMaxColumns = 32;
 
 // What matmul and dw have in common.
 template <class Args>

@@ -47,9 +47,7 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) return hopper ? BSPARSE_SM90 : BSPARSE_SM80;
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
   if (is_stream(request)) return BSPARSE_SM90_STREAM;
-  if (request.batch <= kUnionSmallBatch) return BSPARSE_SM90_SMALL;
-  const bool pairs = pairs_pay(request.block_size, request.feature_axis, request.density);
-  return pairs ? BSPARSE_SM90_PAIR : BSPARSE_SM90;
+  return request.batch <= kUnionSmallBatch ? BSPARSE_SM90_SMALL : BSPARSE_SM90;
 }
 
 }  // namespace

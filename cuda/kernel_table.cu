@@ -1,14 +1,23 @@
 #include "cuda/kernel_table.h"
 
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "cuda/error.h"
 
 namespace bsparse {
 namespace {
+
+cudaLaunchAttribute clusters_of(int32_t ctas) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(ctas), 1, 1};
+  return attribute;
+}
 
 // Kernels take more shared memory than the default allows: said once for a kernel and device.
 bsparse_status raise_shared_memory(const Kernel& kernel) {
@@ -130,6 +139,40 @@ bsparse_status get_multiprocessors(int32_t* count) {
   return check_cuda(error, "asking for the current device");
 }
 
+bsparse_status get_clusters(const Kernel& kernel, int32_t ctas, int32_t* clusters) {
+  int device = 0;
+  bsparse_status status = check_cuda(cudaGetDevice(&device), "asking for the current device");
+  if (status != BSPARSE_OK) return status;
+  using Key = std::tuple<int, const void*, int32_t>;
+  static std::mutex mutex;
+  static std::map<Key, int>* const known = new std::map<Key, int>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known->find({device, kernel.function, ctas});
+  if (found != known->end()) {
+    *clusters = found->second;
+    return BSPARSE_OK;
+  }
+  status = raise_shared_memory(kernel);
+  if (status != BSPARSE_OK) return status;
+  cudaLaunchAttribute attribute = clusters_of(ctas);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(ctas);
+  config.blockDim = dim3(kernel.threads);
+  config.dynamicSmemBytes = kernel.shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  status = check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel.function, &config),
+                      "asking how many clusters run at once");
+  if (status != BSPARSE_OK) return status;
+  if (count == 0) {
+    return fail(BSPARSE_UNSUPPORTED, "this GPU runs no clusters of %d CTAs with %d bytes of "
+                "shared memory each", ctas, kernel.shared_bytes);
+  }
+  *clusters = (*known)[{device, kernel.function, ctas}] = count;
+  return BSPARSE_OK;
+}
+
 bool may_start_early() {
   constexpr int kDevices = 64;
   static std::atomic<int> major_of[kDevices];  // 0: not asked yet
@@ -154,17 +197,20 @@ cudaLaunchAttribute early_start() {
 }
 
 bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
-                      cudaStream_t stream) {
+                      cudaStream_t stream, int cluster) {
   const bsparse_status status = raise_shared_memory(kernel);
   if (status != BSPARSE_OK) return status;
-  cudaLaunchAttribute early = early_start();
+  cudaLaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (kernel.starts_early && may_start_early()) attributes[count++] = early_start();
+  if (cluster > 1) attributes[count++] = clusters_of(cluster);
   cudaLaunchConfig_t config{};
   config.gridDim = ctas;
   config.blockDim = dim3(kernel.threads);
   config.dynamicSmemBytes = kernel.shared_bytes;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = kernel.starts_early && may_start_early() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   void* arguments[] = {params};
   return check_cuda(cudaLaunchKernelExC(&config, kernel.function, arguments), name);
 }

@@ -16,7 +16,7 @@ const char* math_name(bsparse_dtype dtype, bool allow_tf32);
 
 // Families for Hopper whose items are unions; their partials lie outputs first.
 constexpr bool is_union(int32_t family) {
-  return family >= BSPARSE_SM90 && family <= BSPARSE_SM90_PAIR;
+  return family == BSPARSE_SM90 || family == BSPARSE_SM90_SMALL;
 }
 
 Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant);
@@ -32,13 +32,16 @@ bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas);
 
 bsparse_status get_multiprocessors(int32_t* count);
 
+// Clusters of so many CTAs of a kernel, one CTA an SM, that run at once on the current device.
+bsparse_status get_clusters(const Kernel& kernel, int32_t ctas, int32_t* clusters);
+
 // Whether the current device knows programmatic dependent launches, and their attribute.
 bool may_start_early();
 cudaLaunchAttribute early_start();
 
-// Launches a kernel that takes one struct of parameters.
+// Launches a kernel that takes one struct of parameters, in clusters of `cluster` CTAs.
 bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
-                      cudaStream_t stream);
+                      cudaStream_t stream, int cluster = 1);
 
 }  // namespace bsparse
 

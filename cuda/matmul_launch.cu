@@ -148,7 +148,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   UnionMatmulParams params{};
   const int width = kernel.box_features;
   bsparse_status status = map_activations(args, operand_type(args), args.x, in_features(args),
-                                          width, kernel.batch_tile / kernel.cluster, &params.x);
+                                          width, kernel.batch_tile, &params.x);
   if (status == BSPARSE_OK) {
     status = map_activations(args, map_type(args.dtype), args.y, out_features(args), width,
                              kernel.store_batch, &params.y);
@@ -187,12 +187,16 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   params.raster = Raster::of(args.plan.num_items, batch_tiles, tile_bytes(args, kernel),
                              kUnionGroupBytes);
   params.num_tiles = static_cast<uint32_t>(tiles);
-  int32_t multiprocessors = 0;
-  status = get_multiprocessors(&multiprocessors);
+  params.ctas = static_cast<uint32_t>(args.plan.columns / kernel.columns);
+  const uint32_t stagger = getenv("BSPARSE_STAGGER") ? atoi(getenv("BSPARSE_STAGGER")) : 0;
+  params.stagger = stagger;
+  const auto ctas = static_cast<int32_t>(params.ctas);
+  int32_t clusters = 0;
+  status = get_clusters(kernel, ctas, &clusters);
   if (status != BSPARSE_OK) return status;
-  const int64_t clusters = std::min<int64_t>(tiles, multiprocessors / kernel.cluster);
-  return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * kernel.cluster),
-                &params, stream);
+  clusters = static_cast<int32_t>(std::min<int64_t>(tiles, clusters));
+  return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * ctas), &params,
+                stream, ctas);
 }
 
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,

@@ -46,6 +46,8 @@ struct UnionMatmulParams {
   int64_t batch;
   Raster raster;
   uint32_t num_tiles;
+  uint32_t ctas;  // of an item: a cluster
+  uint32_t stagger;
   int32_t num_blocks;
   int32_t activation;
   bool keeps_weights;  // in L2
@@ -114,9 +116,8 @@ struct Kernel {
   int threads = 0;
   int shared_bytes = 0;
   int batch_tile = 0;      // of a matmul kernel: batch entries a CTA computes
-  int columns = 1;         // of a matmul kernel: output block columns of an item; of dw: blocks
+  int columns = 1;         // of a matmul kernel: output block columns of a CTA; of dw: blocks
   int shared_columns = 1;  // of a matmul kernel: those of them that share a product
-  int cluster = 1;         // CTAs of a cluster
   int store_batch = 0;     // batch entries of a box of y
   int box_features = 0;    // features that boxes of x and y are wide, and elements those of w
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes

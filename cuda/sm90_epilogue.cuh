@@ -28,15 +28,15 @@ struct UnionEpilogue {
   // Reads which outputs an item has: early, since it takes a while.
   __device__ __forceinline__ UnionEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
                                            int warpgroup,
-                                           const TileWalk<Traits::kCluster>& walk)
+                                           const TileWalk& walk)
       : params(p),
         staging(staging_place),
         group(warpgroup),
         batch_begin(static_cast<int>(walk.batch_tile) * kBatchTile),
         partial(walk.item.w),
-        rank(Traits::kCluster == 1 ? 0 : static_cast<int>(ptx::rank_in_cluster())),
-        columns(p.columns + static_cast<int64_t>(walk.item.x) * Traits::kItemColumns +
-                rank * Traits::kColumns) {
+        rank(static_cast<int>(ptx::rank_in_cluster())),
+        columns(p.columns +
+                (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns) {
 #pragma unroll
     for (int width = 0; width < Traits::kWidthsY; ++width) {
       const int output = group * 64 + width * Traits::kDepth;  // of the item's
@@ -174,7 +174,7 @@ struct UnionEpilogue {
   __device__ __forceinline__ void store_partial(const float (&sums)[kAccumulators], int output,
                                                 int batch_offset) const {
     float* const to = params.partials +
-                      ((static_cast<int64_t>(partial) * Traits::kCluster + rank) * kUnionOutputs +
+                      ((static_cast<int64_t>(partial) * params.ctas + rank) * kUnionOutputs +
                        group * 64 + output) *
                           params.batch;
 #pragma unroll

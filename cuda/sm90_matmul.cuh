@@ -1,10 +1,10 @@
 // y = x W for Hopper: warpgroup products fed by bulk tensor copies, over union tiles.
 //
-// An item is a handful of output block columns, kUnionOutputs outputs for each CTA of a cluster. Its
-// entries are the input blocks that any of them uses; each entry names the weight block of every
-// column, or none. A cluster loads the x tile of an entry once and multiplies it with all the
-// weight blocks there are: activations read from L2, not arithmetic, are what limits a
-// block-sparse product.
+// An item is a handful of output block columns, kUnionOutputs outputs for each CTA of a cluster. A
+// CTA's entries are the input blocks that any of its columns uses; each names the weight block of
+// every column, or none. A CTA multiplies the x tile of an entry with all the weight blocks there
+// are, and a tile that several CTAs of the cluster need is read by one of them and sent to all:
+// activations read from L2, not arithmetic, are what limits a block-sparse product.
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
@@ -31,16 +31,14 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
   constexpr int kAccumulators = Traits::kBatchTile / 2;
   // Says that this warpgroup is done with a stage, to all that write into it.
   const auto release = [&](int stage) {
-    const int thread = threadIdx.x % 128;
-    if constexpr (Traits::kCluster == 1) {
-      if (thread == 0) ptx::barrier_arrive(shared.empty(stage));
-    } else if (thread < Traits::kCluster) {
+    const uint32_t thread = threadIdx.x % 128;
+    if (thread < params.ctas) {
       ptx::barrier_arrive_in_cluster(ptx::address_in(shared.empty(stage), thread));
     }
   };
   StageCursor<Traits::kStages> cursor;
   float sums[kAccumulators];
-  for (TileWalk<Traits::kCluster> walk(params); !walk.done(); walk.advance()) {
+  for (TileWalk walk(params); !walk.done(); walk.advance()) {
     const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
     const int entries = walk.item.z - walk.item.y;
     const int stages = entries * Traits::kParts;
@@ -84,7 +82,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
 }
 
 template <class Traits>
-__global__ void __cluster_dims__(Traits::kCluster, 1, 1) __launch_bounds__(kUnionThreads, 1)
+__global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
   const UnionShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u};
@@ -95,7 +93,7 @@ __global__ void __cluster_dims__(Traits::kCluster, 1, 1) __launch_bounds__(kUnio
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), kProducers);
-      ptx::barrier_init(shared.empty(stage), kConsumers * Traits::kCluster);
+      ptx::barrier_init(shared.empty(stage), kConsumers * params.ctas);
     }
     ptx::barrier_init_fence();
   }
@@ -110,7 +108,7 @@ __global__ void __cluster_dims__(Traits::kCluster, 1, 1) __launch_bounds__(kUnio
     consume(params, shared, warpgroup);
   }
   // Others may still write to this CTA's shared memory.
-  if constexpr (Traits::kCluster > 1) ptx::cluster_barrier();
+  if (params.ctas > 1) ptx::cluster_barrier();
 }
 
 template <class Traits>
@@ -119,9 +117,8 @@ Kernel sm90_matmul_entry() {
           .threads = kUnionThreads,
           .shared_bytes = Traits::kSharedBytes,
           .batch_tile = Traits::kBatchTile,
-          .columns = Traits::kItemColumns,
+          .columns = Traits::kColumns,
           .shared_columns = Traits::kGroupColumns,
-          .cluster = Traits::kCluster,
           .store_batch = Traits::kRoundBatch,
           .box_features = Traits::kDepth};
 }
@@ -133,9 +130,6 @@ Kernel sm90_matmul_for(bsparse_kernel family) {
     case BSPARSE_SM90:
       return sm90_matmul_entry<
           Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90>>();
-    case BSPARSE_SM90_PAIR:
-      return sm90_matmul_entry<
-          Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_PAIR>>();
     case BSPARSE_SM90_SMALL:
       if constexpr (kBlockSize >= smallest_union_block(kUnionSmallBatch)) {
         return sm90_matmul_entry<

@@ -10,8 +10,8 @@ namespace bsparse {
 
 // A CTA computes (kUnionOutputs, batch_tile) outputs: two consumer warpgroups of 64 outputs each,
 // fed by producer warps. Its output columns need not be neighbours; an input block is loaded
-// once for all of them, and where CTAs form a cluster once for all of the cluster: each loads its
-// share of the batch and sends it to all.
+// once for all of them, and where CTAs form a cluster once for all of those that need it at the
+// same time (cc/plan/cluster_rounds).
 inline constexpr int kUnionOutputs = 128;
 inline constexpr int kConsumers = 2;
 inline constexpr int kProducers = 4;  // warps
@@ -21,7 +21,6 @@ inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
 inline constexpr int kMaxSharedBytes = 227 * 1024;
 
 struct UnionTile {
-  int cluster;        // CTAs that share an item and the x tiles of its entries
   int batch_tile;
   int depth;          // terms of the sum in a stage, all from one entry
 };
@@ -29,16 +28,12 @@ struct UnionTile {
 // A row of a stage is a block's, or the 128 bytes that the tensor cores read at once.
 constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
-  return {family == BSPARSE_SM90_PAIR ? 2 : 1, family == BSPARSE_SM90_SMALL ? 64 : 256,
-          block_size < most ? block_size : most};
+  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most};
 }
 
-// Where two CTAs that share x beat one: they read it half as often, but wait for each other, and
-// copies of few rows cost as much as copies of many. Measured on an H100 (docs/kernel-notes.md).
-constexpr bool pairs_pay(int block_size, int feature_axis, float density) {
-  if (block_size == 128) return true;
-  if (block_size == 32) return feature_axis == 1 && density > 0.15f;
-  return density > 0.15f || density < 0.08f;
+// CTAs that send each other the x they share.
+constexpr int union_ctas(int block_size, int feature_axis, float density) {
+  return 4;
 }
 
 // Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,

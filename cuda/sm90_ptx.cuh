@@ -10,6 +10,19 @@
 
 namespace bsparse::ptx {
 
+// True in one thread of the warp. What such a thread copies takes the compiler no loop over threads.
+__device__ __forceinline__ bool elected() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred one;\n"
+      "elect.sync _|one, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, one;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // mbarriers. A barrier's phases alternate between parity 0 and 1.
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -36,6 +49,19 @@ __device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank) 
 __device__ __forceinline__ void barrier_arrive_in_cluster(uint32_t remote) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote)
                : "memory");
+}
+
+__device__ __forceinline__ uint32_t cluster_id() {
+  uint32_t id;
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(id));
+  return id;
+}
+
+// Of the grid.
+__device__ __forceinline__ uint32_t clusters() {
+  uint32_t count;
+  asm("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
+  return count;
 }
 
 __device__ __forceinline__ uint32_t rank_in_cluster() {

@@ -27,10 +27,8 @@ struct Sm90MatmulTraits {
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
   static constexpr int kParts = kBlockSize / kDepth;  // stages that an entry fills
-  static constexpr int kCluster = kTile.cluster;
-  static constexpr int kColumns = kUnionOutputs / kBlockSize;  // of a CTA
-  static constexpr int kItemColumns = kCluster * kColumns;
-  static constexpr int kWords = bsparse_entry_words(kItemColumns);  // of an entry in the table
+  static constexpr int kColumns = kUnionOutputs / kBlockSize;   // of a CTA
+  static constexpr int kWords = bsparse_record_words(kColumns);  // of an entry in the table
   static_assert(kWords <= 32, "a warp reads an entry at once");
 
   // Boxes of x, w and y are kDepth features wide. One of w has kRows rows: a block or a part of it.
@@ -39,12 +37,12 @@ struct Sm90MatmulTraits {
   static constexpr int kRowBytes = kDepth * kSize;
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
+  static constexpr int kBoxesW = kUnionOutputs / kRows;
   static constexpr int kStageBytesX = kBatchTile * kRowBytes;
   static constexpr int kStageBytes = kStageBytesX + kConsumers * kGroupBytesW;
 
-  // x: axis 1, a box (batch rows, kDepth) from each CTA; axis 0, boxes (kDepth rows, 64 of the
-  // batch).
-  static constexpr int kBoxesX = kFeatureAxis == 1 ? kCluster : kBatchTile / 64;
+  // x: axis 1, a box (batch rows, kDepth); axis 0, boxes (kDepth rows, 64 of the batch).
+  static constexpr int kBoxesX = kFeatureAxis == 1 ? 1 : kBatchTile / 64;
   static constexpr int kBoxBytesX = kStageBytesX / kBoxesX;
   static constexpr int kBoxBatch = kBatchTile / kBoxesX;
 
@@ -102,7 +100,6 @@ struct UnionShared {
 };
 
 // The tiles of this CTA's cluster, one after the other; the next one's item is read ahead.
-template <int kCluster>
 struct TileWalk {
   const UnionMatmulParams& params;
   uint32_t tile;
@@ -112,7 +109,7 @@ struct TileWalk {
   int4 next_item;
 
   __device__ __forceinline__ explicit TileWalk(const UnionMatmulParams& p)
-      : params(p), tile(blockIdx.x / kCluster) {
+      : params(p), tile(ptx::cluster_id()) {
     look_ahead(tile);
     take_next();
   }
@@ -120,7 +117,7 @@ struct TileWalk {
   __device__ __forceinline__ bool done() const { return tile >= params.num_tiles; }
 
   __device__ __forceinline__ void advance() {
-    tile += gridDim.x / kCluster;
+    tile += ptx::clusters();
     take_next();
   }
 
@@ -128,7 +125,7 @@ struct TileWalk {
   __device__ __forceinline__ void take_next() {
     batch_tile = next_batch_tile;
     item = next_item;
-    look_ahead(tile + gridDim.x / kCluster);
+    look_ahead(tile + ptx::clusters());
   }
 
   // Behind the last tile: an item without entries.

@@ -259,7 +259,7 @@ def test_matmul_dw(kernels, mode, block_size, feature_axis):
 
 def dense_tile():
     return cuda.Tile(kernel=cuda.DENSE, batch_tile=2**31 - 1, ctas_per_sm=1, columns=1,
-                     shared_columns=1)
+                     cta_columns=1, shared_columns=1)
 
 
 @pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
@@ -415,24 +415,24 @@ def test_planner_and_kernels_agree(kernels):
         np.testing.assert_allclose(float64(y), truth, rtol=rounding, atol=1e-3)
 
 
-def union_tile(family, block_size):
-    """As get_tile gives it where the policy prefers the family."""
-    outputs = 256 if family == cuda.SM90_PAIR else 128
-    return cuda.Tile(kernel=family, batch_tile=256, ctas_per_sm=1, columns=outputs // block_size,
-                     shared_columns=max(1, 64 // block_size))
+def union_tile(ctas, block_size):
+    """As get_tile gives it where the policy prefers so many CTAs."""
+    columns = 128 // block_size
+    return cuda.Tile(kernel=cuda.SM90, batch_tile=256, ctas_per_sm=1, columns=ctas * columns,
+                     cta_columns=columns, shared_columns=max(1, 64 // block_size))
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])
-@pytest.mark.parametrize("family", [cuda.SM90, cuda.SM90_PAIR])
-def test_unions_whatever_the_policy_prefers(kernels, family, block_size):
+@pytest.mark.parametrize("ctas", [1, 2, 4, 8])
+def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
     if kernels.device().compute_capability != 90:
         pytest.skip("unions are for compute capability 9.0")
-    tile = union_tile(family, block_size)
+    tile = union_tile(ctas, block_size)
     for seed, (feature_axis, transpose, batch) in enumerate(
             itertools.product((0, 1), (False, True), (200, 520, 1096))):
         check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
                      transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
-                     use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
+                     shape=(9, 7), use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
     # More tiles than a ring has stages, more items than clusters run at once.
     check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile)
 
@@ -453,7 +453,7 @@ BAD_MATMULS = {
     "dtype": ("dtype", 9), "block_size": ("block_size", 24), "feature_axis": ("feature_axis", 2),
     "in_blocks": ("in_blocks", 0), "batch": ("batch", -1), "activation": ("activation", 3),
     "x": ("x", None), "w": ("w", 8), "y": ("y", None), "too large": ("batch", 2**60),
-    "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 17), "plan.num_items": ("num_items", 0),
+    "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 33), "plan.num_items": ("num_items", 0),
     "plan.items": ("items", 4), "workspace_bytes": ("num_partials", 1),
 }
 

@@ -16,12 +16,12 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 6
+API_VERSION = 7
 DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
-SM80, SM80_SMALL, SM90, SM90_SMALL, SM90_PAIR, DENSE, SM90_STREAM = range(7)
+SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM = range(6)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
 
@@ -39,7 +39,7 @@ class TileRequest(ctypes.Structure):
 
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
-                ("kernel", "batch_tile", "ctas_per_sm", "columns", "shared_columns")]
+                ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns")]
 
 
 class Choice(ctypes.Structure):
@@ -148,7 +148,7 @@ class PlanRequest(ctypes.Structure):
     _fields_ = [("coords", _pointer), ("num_blocks", _long), ("in_blocks", _int),
                 ("out_blocks", _int), ("batch", _long), ("sm_count", _int), ("batch_tile", _int),
                 ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
-                ("shared_columns", _int)]
+                ("cta_columns", _int), ("shared_columns", _int)]
 
 
 class PlanSummary(ctypes.Structure):
@@ -217,10 +217,12 @@ def _on_device(rows, width):
 def entry_words(tile):
     if tile.kernel == SM90_STREAM:
         return 4
+    if tile.kernel not in (SM90, SM90_SMALL):
+        return 2
     words = 2
-    while words < tile.columns + 1:
+    while words < tile.cta_columns + 2:
         words *= 2
-    return words
+    return words * (tile.columns // tile.cta_columns)
 
 
 def _number_blocks(layout, transpose):
@@ -257,6 +259,31 @@ def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
     return Plan(numbers, dict(entries=_on_device(entries, 4), splits=_on_device(splits, 3)))
 
 
+def _rounds(numbering, group, tile, seed):
+    """Entries of a group's CTAs: who sends to whom is random, and rounds may have holes."""
+    random = np.random.default_rng(seed)
+    ctas, words = tile.columns // tile.cta_columns, entry_words(tile)
+    rows, busy = [], [0] * ctas  # rounds, and those of each CTA that are taken
+    for c in range(len(numbering)):
+        blocks = np.array([-1 if k < 0 else numbering[c, k] for k in group]).reshape(ctas, -1)
+        needing = [r for r in range(ctas) if blocks[r].max() >= 0]
+        parts = random.integers(2, size=len(needing))
+        for part in range(2):
+            served = [r for r, p in zip(needing, parts) if p == part]
+            if not served:
+                continue
+            number = max(busy[r] for r in served)
+            while len(rows) <= number:
+                rows.append(np.full((ctas, words // ctas), -1))
+                rows[-1][:, 1] = 0
+            for r in served:
+                rows[number][r, 0] = c
+                rows[number][r, 2:2 + tile.cta_columns] = blocks[r]
+                busy[r] = number + 1
+            rows[number][random.choice(served), 1] = sum(1 << r for r in served)
+    return [row.ravel().tolist() for row in rows]
+
+
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     """Groups of columns with more than `segment` input blocks are split.
 
@@ -274,11 +301,10 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     entries, items, splits, partials = [], [], [], 0
     for number, group in enumerate(groups):
         first = len(entries)
-        for c in range(len(numbering)):
-            blocks = [-1 if k < 0 else numbering[c, k] for k in group]
-            if max(blocks) >= 0:
-                row = [c, *blocks]
-                entries.append(row + [-1] * (entry_words(tile) - len(row)))
+        if tile.kernel in (SM90, SM90_SMALL):
+            entries += _rounds(numbering, group, tile, seed + number)
+        else:
+            entries += [(c, b) for c, b in enumerate(numbering[:, group[0]]) if b >= 0]
         length = len(entries) - first
         pieces = 1 if segment is None else max(1, -(-length // segment))
         if pieces > 1:
@@ -331,7 +357,7 @@ class Planner:
         coords = np.ascontiguousarray(np.argwhere(layout).astype(np.int32))
         request = PlanRequest(coords.ctypes.data, len(coords), *layout.shape, batch,
                               device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
-                              tile.columns, tile.shared_columns)
+                              tile.columns, tile.cta_columns, tile.shared_columns)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:

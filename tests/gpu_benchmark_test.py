@@ -17,8 +17,9 @@ import gpu_matmul  # noqa: E402
 import gpu_matmul_table  # noqa: E402
 import gpu_sections  # noqa: E402
 
-FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, dram=1e12,
-                        mma_sync_bf16=1e12, mma_sync_tf32=1e12, ffma=1e12, wgmma_bf16=1e12)
+FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, l2_multicast_4=1e12,
+                        dram=1e12, mma_sync_bf16=1e12, mma_sync_tf32=1e12, ffma=1e12,
+                        wgmma_bf16=1e12)
 
 
 def run(*arguments):
@@ -127,8 +128,8 @@ def work(**changes):
                                      batch=512, block_size=32, blocks=10), **changes})
 
 
-def tile(kernel, batch_tile=256, columns=1, shared=1):
-    return cuda.Tile(kernel, batch_tile, 1, columns, shared)
+def tile(kernel, batch_tile=256, columns=1, shared=1, ctas=1):
+    return cuda.Tile(kernel, batch_tile, 1, columns, columns // ctas, shared)
 
 
 def test_dense_limit_counts_every_product():
@@ -150,7 +151,7 @@ def test_column_kernels_read_both_operands_of_every_block():
 
 
 def test_union_kernels_read_x_once_an_entry_and_pad_to_shared_columns():
-    entries = np.int32([[0, 0, -1, 1, -1, -1, -1, -1], [1, 2, 3, -1, -1, -1, -1, -1]])
+    entries = np.int32([[0, 1, 0, -1, 1, -1, -1, -1], [1, 1, 2, 3, -1, -1, -1, -1]])
     four = tile(cuda.SM90, columns=4, shared=2)
     slow_l2, slow_wgmma = gpu_limits.Rates(l2=1.0), gpu_limits.Rates(wgmma_bf16=1.0)
     three = work(blocks=4)
@@ -161,10 +162,18 @@ def test_union_kernels_read_x_once_an_entry_and_pad_to_shared_columns():
     tf32 = gpu_limits.modelled_seconds(slow_wgmma, work(blocks=4, dtype="tf32"), four,
                                        entries=entries)
     assert tf32 == 2 * multiplied
-    pair = tile(cuda.SM90_PAIR, columns=4, shared=2)
-    delivered = gpu_limits.modelled_seconds(
-        gpu_limits.Rates(l2_multicast_2=1.0), three, pair, entries=entries)
-    assert delivered == (2 * 2 * 512 * 32 + 4 * 32**2 * 2) * 2
+
+
+def test_clusters_read_x_once_and_take_it_often():
+    # Both CTAs take input block 0, which the second sends; only the first takes another.
+    entries = np.int32([[0, 0, 0, -1, 0, 3, 1, 2], [1, 1, 3, -1, -1, 0, -1, -1]])
+    pair = tile(cuda.SM90, columns=4, shared=2, ctas=2)
+    four = work(blocks=4)
+    read = gpu_limits.modelled_seconds(gpu_limits.Rates(l2=1.0), four, pair, entries=entries)
+    assert read == (2 * 512 * 32 + 4 * 32**2 * 2) * 2
+    taken = gpu_limits.modelled_seconds(gpu_limits.Rates(l2_multicast_2=1.0), four, pair,
+                                        entries=entries)
+    assert taken == (3 * 512 * 32 + 4 * 32**2 * 2) * 2
 
 
 def test_rates_are_read_from_what_gpu_constants_writes(tmp_path):

@@ -80,6 +80,7 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->ctas_per_sm = tile.ctas_per_sm;
   target->kernel = tile.kernel;
   target->columns = tile.columns;
+  target->cta_columns = tile.cta_columns;
   target->shared_columns = tile.shared_columns;
   return status;
 }

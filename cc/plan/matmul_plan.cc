@@ -7,6 +7,7 @@
 #include <queue>
 #include <vector>
 
+#include "cc/plan/cluster_rounds.h"
 #include "cc/plan/column_groups.h"
 #include "cc/plan/stream_cut.h"
 #include "cuda/bsparse_cuda.h"
@@ -25,8 +26,10 @@ constexpr int32_t kStreamEntryWords = sizeof(StreamCut::Entry) / sizeof(int32_t)
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Items that run at once.
 int64_t Slots(const PlanTarget& target) {
-  return std::max<int64_t>(1, int64_t{target.sm_count} * target.ctas_per_sm);
+  const int64_t ctas = int64_t{target.sm_count} * target.ctas_per_sm;
+  return std::max<int64_t>(1, ctas / target.ctas());
 }
 
 int64_t BatchTiles(int64_t batch, const PlanTarget& target) {
@@ -44,29 +47,11 @@ int64_t SegmentLength(int64_t entries, int64_t groups, int64_t batch_tiles,
   return std::max(kMinSegment, static_cast<int64_t>(std::ceil(fair)));
 }
 
-// What the columns of one group use, by rising input block: rows of `words` numbers, the input
-// block and each column's weight block or -1.
-void AppendEntries(const BlockIndex& index, const int32_t* group, int32_t columns, int32_t words,
-                   std::vector<int32_t>* table) {
-  std::vector<int64_t> next(columns, 0), end(columns, 0);
-  for (int32_t i = 0; i < columns; ++i) {
-    if (group[i] < 0) continue;
-    next[i] = index.offsets()[group[i]];
-    end[i] = index.offsets()[group[i] + 1];
-  }
-  for (;;) {
-    int32_t in_block = std::numeric_limits<int32_t>::max();
-    for (int32_t i = 0; i < columns; ++i) {
-      if (next[i] < end[i]) in_block = std::min(in_block, index.entries()[next[i]].in_block);
-    }
-    if (in_block == std::numeric_limits<int32_t>::max()) return;
-    const size_t row = table->size();
-    table->resize(row + words, -1);
-    (*table)[row] = in_block;
-    for (int32_t i = 0; i < columns; ++i) {
-      if (next[i] == end[i] || index.entries()[next[i]].in_block != in_block) continue;
-      (*table)[row + 1 + i] = index.entries()[next[i]++].weight_block;
-    }
+// What a column uses, by rising input block: input block, weight block.
+void AppendEntries(const BlockIndex& index, int32_t column, std::vector<int32_t>* table) {
+  for (int64_t e = index.offsets()[column]; e < index.offsets()[column + 1]; ++e) {
+    const BlockIndex::Entry& entry = index.entries()[e];
+    table->insert(table->end(), {entry.in_block, entry.weight_block});
   }
 }
 
@@ -107,16 +92,20 @@ void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
 
 void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
   const PlanTarget& target = target_;
-  const std::vector<int32_t> groups =
-      GroupColumns(index, target.columns, target.shared_columns);
+  std::vector<int32_t> groups = GroupColumns(index, target.cta_columns, target.shared_columns);
+  if (target.ctas() > 1) groups = DealToClusters(index, groups, target.cta_columns, target.ctas());
   const int32_t words = entry_words();
   const auto num_groups = static_cast<int32_t>(groups.size() / target.columns);
   std::vector<int32_t> entries;
   std::vector<int64_t> offsets = {0};
   entries.reserve(words * index.num_blocks() / target.columns);
   for (int32_t g = 0; g < num_groups; ++g) {
-    AppendEntries(index, groups.data() + int64_t{g} * target.columns, target.columns, words,
-                  &entries);
+    if (is_union()) {
+      AppendRounds(index, groups.data() + int64_t{g} * target.columns, target.ctas(),
+                   target.cta_columns, bsparse_record_words(target.cta_columns), &entries);
+    } else {
+      AppendEntries(index, g, &entries);
+    }
     offsets.push_back(static_cast<int64_t>(entries.size()) / words);
   }
   num_entries_ = offsets.back();
@@ -157,7 +146,12 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
 }
 
 int32_t MatmulPlan::entry_words() const {
-  return is_stream() ? kStreamEntryWords : bsparse_entry_words(target_.columns);
+  if (is_stream()) return kStreamEntryWords;
+  return is_union() ? target_.ctas() * bsparse_record_words(target_.cta_columns) : 2;
+}
+
+bool MatmulPlan::is_union() const {
+  return target_.kernel == BSPARSE_SM90 || target_.kernel == BSPARSE_SM90_SMALL;
 }
 
 bool MatmulPlan::is_stream() const { return target_.kernel == BSPARSE_SM90_STREAM; }

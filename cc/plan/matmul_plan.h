@@ -17,14 +17,17 @@ struct PlanTarget {
   int32_t ctas_per_sm = 1;  // resident CTAs of that kernel on one SM
   int32_t kernel = 0;       // a bsparse_kernel (cuda/bsparse_cuda.h)
   int32_t columns = 1;      // output block columns of an item
+  int32_t cta_columns = 1;  // of those, one CTA's
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
+
+  int32_t ctas() const { return columns / cta_columns; }  // of an item
 
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 
  private:
-  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
-    return {sm_count, batch_tile, ctas_per_sm, kernel, columns, shared_columns};
+  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
+    return {sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns, shared_columns};
   }
 };
 
@@ -73,6 +76,7 @@ class MatmulPlan {
   void CutIntoItems(const BlockIndex& index, int64_t batch);
   void CutForStreams(const BlockIndex& index, int64_t batch);
   bool is_stream() const;
+  bool is_union() const;
 
   PlanTarget target_;
   int32_t num_items_ = 0;

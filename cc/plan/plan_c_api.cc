@@ -30,6 +30,7 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.ctas_per_sm = request.ctas_per_sm;
   target.kernel = request.kernel;
   target.columns = request.columns;
+  target.cta_columns = request.cta_columns;
   target.shared_columns = request.shared_columns;
   return target;
 }

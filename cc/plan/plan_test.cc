@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/cluster_rounds.h"
 #include "cc/plan/column_groups.h"
 #include "cc/plan/layout_plans.h"
 #include "cc/plan/matmul_plan.h"
@@ -185,13 +186,14 @@ TEST(MatmulPlan, EmptyColumnsAndEmptyLayouts) {
   EXPECT_EQ(MatmulPlan(nothing, 100, kTarget).PredictedBalance(100), 1.0);
 }
 
-// A kernel whose items are unions of 8 columns, of which neighbouring pairs share a product.
-PlanTarget UnionTarget() {
+// A kernel whose items are `ctas` unions of 4 columns, of which neighbouring pairs share a product.
+PlanTarget UnionTarget(int32_t ctas) {
   PlanTarget target;
   target.sm_count = 132;
   target.batch_tile = 256;
-  target.kernel = BSPARSE_SM90_PAIR;
-  target.columns = 8;
+  target.kernel = BSPARSE_SM90;
+  target.columns = 4 * ctas;
+  target.cta_columns = 4;
   target.shared_columns = 2;
   return target;
 }
@@ -217,34 +219,104 @@ TEST(ColumnGroups, BringTogetherColumnsThatUseTheSameInputs) {
   for (size_t g = 0; g < groups.size(); g += 2) EXPECT_EQ(groups[g] % 8, groups[g + 1] % 8);
 }
 
-TEST(MatmulPlan, EntriesOfAUnionNameEveryBlockOfItsColumns) {
+TEST(MatmulPlan, RoundsGiveEveryCtaWhatItsColumnsUse) {
   const Layout layout = Random(60, 45, 0.15, 2, 13);
   const BlockIndex index(layout.view(), false);
-  for (const int64_t batch : {64, 8192}) {
-    const MatmulPlan plan(index, batch, UnionTarget());
-    EXPECT_EQ(plan.entry_words(), 16);
-    const int32_t* entries = plan.tables().data() + plan.entries_offset();
-    const int32_t* groups = plan.tables().data() + plan.groups_offset();
-    std::set<int32_t> seen;
-    for (int32_t i = 0; i < plan.num_items(); ++i) {
-      const MatmulPlan::Item item = ItemOf(plan, i);
-      int32_t previous = -1;
-      for (int32_t e = item.first_entry; e < item.last_entry; ++e) {
-        const int32_t* row = entries + 16 * e;
-        EXPECT_GT(row[0], previous);
-        previous = row[0];
-        int present = 0;
-        for (int32_t c = 0; c < 8; ++c) {
-          if (row[1 + c] < 0) continue;
-          ++present;
-          EXPECT_TRUE(seen.insert(row[1 + c]).second);
-          EXPECT_EQ(layout.coords[2 * row[1 + c]], row[0]);
-          EXPECT_EQ(layout.coords[2 * row[1 + c] + 1], groups[8 * item.group + c]);
+  constexpr int32_t kWords = 8;
+  for (const int32_t ctas : {1, 2, 4, 8}) {
+    for (const int64_t batch : {64, 8192}) {
+      const MatmulPlan plan(index, batch, UnionTarget(ctas));
+      ASSERT_EQ(plan.entry_words(), kWords * ctas);
+      const int32_t* entries = plan.tables().data() + plan.entries_offset();
+      const int32_t* groups = plan.tables().data() + plan.groups_offset();
+      std::set<int32_t> seen;
+      for (int32_t i = 0; i < plan.num_items(); ++i) {
+        const MatmulPlan::Item item = ItemOf(plan, i);
+        for (int32_t e = item.first_entry; e < item.last_entry; ++e) {
+          std::vector<int32_t> received(ctas, -1);
+          for (int32_t r = 0; r < ctas; ++r) {
+            const int32_t* record = entries + (int64_t{e} * ctas + r) * kWords;
+            if (record[1] != 0) EXPECT_TRUE(record[1] >> r & 1);
+            for (int32_t to = 0; to < ctas; ++to) {
+              if ((record[1] >> to & 1) == 0) continue;
+              EXPECT_EQ(received[to], -1);
+              received[to] = record[0];
+            }
+            int present = 0;
+            for (int32_t c = 0; c < 4; ++c) {
+              const int32_t block = record[2 + c];
+              if (block < 0) continue;
+              ++present;
+              EXPECT_TRUE(seen.insert(block).second);
+              EXPECT_EQ(layout.coords[2 * block], record[0]);
+              EXPECT_EQ(layout.coords[2 * block + 1],
+                        groups[(int64_t{item.group} * ctas + r) * 4 + c]);
+            }
+            EXPECT_EQ(present > 0, record[0] >= 0);
+          }
+          for (int32_t r = 0; r < ctas; ++r) {
+            EXPECT_EQ(received[r], entries[(int64_t{e} * ctas + r) * kWords]);
+          }
         }
-        EXPECT_GT(present, 0);
+      }
+      EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
+    }
+  }
+}
+
+TEST(ClusterRounds, AreAsManyAsTheBusiestCtaNeedsAndShareWhatTheyCan) {
+  // Four CTAs of one column. Blocks 0 to 3 are for all; 4 for 0 and 1, 5 for 2 and 3; 6 for 0, 1
+  // and 2, 7 for 3: six rounds, in which every block is read once.
+  Layout layout{{}, 8, 4};
+  const int32_t users[8] = {15, 15, 15, 15, 3, 12, 7, 8};
+  for (int32_t i = 0; i < 8; ++i) {
+    for (int32_t k = 0; k < 4; ++k) {
+      if (users[i] >> k & 1) layout.coords.insert(layout.coords.end(), {i, k});
+    }
+  }
+  const BlockIndex index(layout.view(), false);
+  const int32_t columns[4] = {0, 1, 2, 3};
+  std::vector<int32_t> table;
+  AppendRounds(index, columns, 4, 1, 4, &table);
+  EXPECT_EQ(table.size(), 6 * 4 * 4);
+  int reads = 0, words = 0;
+  for (size_t i = 1; i < table.size(); i += 4) {
+    reads += table[i] != 0;
+    words += __builtin_popcount(table[i]);
+  }
+  EXPECT_EQ(reads, 8);
+  EXPECT_EQ(words, 24);
+}
+
+TEST(ClusterRounds, ReadAgainRatherThanKeepTheBusiestCtaWaiting) {
+  // CTA 0 and 1 share blocks 0 and 1, 1 and 2 share 2 and 3, 2 and 0 share 4 and 5: each needs four,
+  // no two pairs fit into one round, and in four rounds three CTAs take twelve blocks.
+  Layout layout{{0, 0, 0, 1, 1, 0, 1, 1, 2, 1, 2, 2, 3, 1, 3, 2, 4, 0, 4, 2, 5, 0, 5, 2}, 6, 3};
+  const BlockIndex index(layout.view(), false);
+  const int32_t columns[3] = {0, 1, 2};
+  std::vector<int32_t> table;
+  AppendRounds(index, columns, 3, 1, 4, &table);
+  EXPECT_EQ(table.size(), 4 * 3 * 4);
+}
+
+TEST(ClusterRounds, DealGroupsOfLikeLengthTogether) {
+  const Layout layout = Random(50, 24, 0.3, 2, 21);
+  const BlockIndex index(layout.view(), false);
+  std::vector<int32_t> groups(24);
+  std::iota(groups.begin(), groups.end(), 0);
+  const std::vector<int32_t> dealt = DealToClusters(index, groups, 3, 3);
+  ASSERT_EQ(dealt.size(), 27);
+  EXPECT_EQ(std::count(dealt.begin(), dealt.end(), -1), 3);
+  std::set<int32_t> inputs[9];
+  for (int g = 0; g < 9; ++g) {
+    for (int c = 0; c < 3; ++c) {
+      const int32_t k = dealt[3 * g + c];
+      if (k < 0) continue;
+      for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
+        inputs[g].insert(index.entries()[e].in_block);
       }
     }
-    EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
+    if (g > 0) EXPECT_LE(inputs[g].size(), inputs[g - 1].size());
   }
 }
 
@@ -354,7 +426,9 @@ TEST(MatmulPlan, OfStreamsHasListsForAllSlots) {
 TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {
   const Layout layout = Random(60, 45, 0.3, 2, 14);
   const BlockIndex index(layout.view(), false);
-  const MatmulDwPlan plan(index, /*batch=*/8192, UnionTarget());
+  PlanTarget target = UnionTarget(2);
+  target.cta_columns = target.columns;
+  const MatmulDwPlan plan(index, /*batch=*/8192, target);
   const int32_t* items = plan.tables().data() + plan.items_offset();
   const int32_t* blocks = plan.tables().data() + plan.blocks_offset();
   int32_t next = 0;
