@@ -9,6 +9,11 @@
 
 namespace bsparse {
 
+// The copy engine swizzles the 16-byte chunks of a row.
+__device__ __forceinline__ uint32_t swizzled(uint32_t offset, int row_bytes) {
+  return offset ^ (offset >> 3 & (row_bytes - 16));
+}
+
 // Rounds, stages and stores the accumulators of one warpgroup.
 template <class Traits>
 struct UnionEpilogue {
@@ -104,11 +109,6 @@ struct UnionEpilogue {
       }
     }
     ptx::bulk_commit();
-  }
-
-  // The copy engine expects the 16-byte chunks of a row swizzled.
-  static __device__ __forceinline__ uint32_t swizzled(uint32_t offset, int row_bytes) {
-    return offset ^ (offset >> 3 & (row_bytes - 16));
   }
 
   __device__ __forceinline__ void stage_tile(float (&sums)[kAccumulators], int round,

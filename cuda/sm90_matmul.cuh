@@ -8,12 +8,13 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
-// block columns, a missing block of the 64 counts as zeros, which the copy engine makes (a box
-// outside the tensor).
+// block columns it is the other way round (sm90_batch_rows.cuh), but for TF32: there a missing block
+// of the 64 counts as zeros, which the copy engine makes (a box outside the tensor).
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
 #include "cuda/matmul_params.h"
+#include "cuda/sm90_batch_rows.cuh"
 #include "cuda/sm90_epilogue.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
@@ -29,12 +30,9 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
                                         const UnionShared<Traits>& shared, int group) {
   using Element = typename Traits::Element;
   constexpr int kAccumulators = Traits::kBatchTile / 2;
-  // Says that this warpgroup is done with a stage, to all that write into it.
   const auto release = [&](int stage) {
-    const uint32_t thread = threadIdx.x % 128;
-    if (thread < params.ctas) {
-      ptx::barrier_arrive_in_cluster(ptx::address_in(shared.empty(stage), thread));
-    }
+    release_x(params, shared, stage);
+    release_w(shared, stage);
   };
   StageCursor<Traits::kStages> cursor;
   float sums[kAccumulators];
@@ -85,15 +83,16 @@ template <class Traits>
 __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
-  const UnionShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u};
+  const UnionShared<Traits> shared = {ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)};
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.x);
     ptx::prefetch_tensor_map(&params.w);
     ptx::prefetch_tensor_map(&params.y);
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
-      ptx::barrier_init(shared.full(stage), kProducers);
-      ptx::barrier_init(shared.empty(stage), kConsumers * params.ctas);
+      ptx::barrier_init(shared.full(stage), 2);  // x and w
+      ptx::barrier_init(shared.empty_x(stage), Traits::kReadersX * params.ctas);
+      ptx::barrier_init(shared.empty_w(stage), kConsumers);
     }
     ptx::barrier_init_fence();
   }
@@ -102,10 +101,19 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   if (warpgroup == kConsumers) {
     ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
-    if (producer < kProducers) produce(params, shared, producer);
+    constexpr int kTurns = kProducers / 2;
+    if (producer < kTurns) {
+      produce<Traits, InputRecord, kTurns>(params, shared, producer);
+    } else {
+      produce<Traits, WeightRecord<Traits>, kTurns>(params, shared, producer - kTurns);
+    }
   } else {
     ptx::take_registers<216>();
-    consume(params, shared, warpgroup);
+    if constexpr (Traits::kBatchRows) {
+      consume_batch_rows(params, shared, warpgroup);
+    } else {
+      consume(params, shared, warpgroup);
+    }
   }
   // Others may still write to this CTA's shared memory.
   if (params.ctas > 1) ptx::cluster_barrier();
@@ -118,7 +126,7 @@ Kernel sm90_matmul_entry() {
           .shared_bytes = Traits::kSharedBytes,
           .batch_tile = Traits::kBatchTile,
           .columns = Traits::kColumns,
-          .shared_columns = Traits::kGroupColumns,
+          .shared_columns = Traits::kSharedColumns,
           .store_batch = Traits::kRoundBatch,
           .box_features = Traits::kDepth};
 }

@@ -17,6 +17,19 @@ struct StageCursor {
       parity ^= 1;
     }
   }
+
+  // By fewer than 2 * kStages.
+  __device__ __forceinline__ void advance(int stages) {
+    stage += stages;
+    if (stage >= kStages) {
+      stage -= kStages;
+      parity ^= 1;
+    }
+    if (stage >= kStages) {
+      stage -= kStages;
+      parity ^= 1;
+    }
+  }
 };
 
 }  // namespace bsparse

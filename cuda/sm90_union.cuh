@@ -38,6 +38,13 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
+  // Where 64 outputs would be several columns, the batch lies along M and each column is multiplied
+  // alone; else the columns of a warpgroup are.
+  static constexpr bool kBatchRows = kBlockSize < 64 && kSize == 2;
+  // What says that the x of a stage has been read, in each CTA: its warps, or its warpgroups.
+  static constexpr int kReadersX = kBatchRows ? 4 * kConsumers : kConsumers;
+  static constexpr int kMasked = kBatchRows ? kColumns : kConsumers;  // what a mask tells about
+  static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kStageBytesX = kBatchTile * kRowBytes;
   static constexpr int kStageBytes = kStageBytesX + kConsumers * kGroupBytesW;
 
@@ -55,14 +62,15 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a width
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
-  static constexpr int kGroupColumns = 64 / kRows;  // block columns of a warpgroup
+  // Block columns that share a product.
+  static constexpr int kSharedColumns = kBatchRows ? 1 : 64 / kRows;
 
   static constexpr int kControlBytes = 1024;  // barriers and masks
   static constexpr int kStages =
       (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
   static constexpr int kSharedBytes =
       1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
-  static_assert(kStages >= 3 && kStages * 20 <= kControlBytes, "a ring of a sensible length");
+  static_assert(kStages >= 3 && kStages * 28 <= kControlBytes, "a ring of a sensible length");
 
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
   static constexpr int kSteps = kRowBytes / 32;
@@ -90,12 +98,16 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t full(int stage) const {
     return y(kConsumers) + 8 * stage;
   }
-  __device__ __forceinline__ uint32_t empty(int stage) const {
+  // x is written by any CTA of the cluster, w by this one alone.
+  __device__ __forceinline__ uint32_t empty_x(int stage) const {
     return full(Traits::kStages) + 8 * stage;
   }
-  // Bit g: group g has a block in the entry of the stage.
+  __device__ __forceinline__ uint32_t empty_w(int stage) const {
+    return empty_x(Traits::kStages) + 8 * stage;
+  }
+  // Bit g: the g-th of Traits::kMasked parts of the CTA's outputs has a block in the entry.
   __device__ __forceinline__ uint32_t mask(int stage) const {
-    return empty(Traits::kStages) + 4 * stage;
+    return empty_w(Traits::kStages) + 4 * stage;
   }
 };
 
@@ -136,6 +148,21 @@ struct TileWalk {
     if (t >= params.num_tiles) next_item.z = next_item.y;
   }
 };
+
+// Say that this warpgroup is done with the x or w of a stage, to all that write it.
+template <class Traits>
+__device__ __forceinline__ void release_x(const UnionMatmulParams& params,
+                                          const UnionShared<Traits>& shared, int stage) {
+  const uint32_t thread = threadIdx.x % 128;
+  if (thread < params.ctas) {
+    ptx::barrier_arrive_in_cluster(ptx::address_in(shared.empty_x(stage), thread));
+  }
+}
+
+template <class Traits>
+__device__ __forceinline__ void release_w(const UnionShared<Traits>& shared, int stage) {
+  if (threadIdx.x % 128 == 0) ptx::barrier_arrive(shared.empty_w(stage));
+}
 
 }  // namespace bsparse
 

@@ -1,0 +1,149 @@
+// What the stages of a union tile are to hold: a CTA's records of its entries, read ahead of time.
+#ifndef BSPARSE_CUDA_SM90_STAGE_RECORD_CUH_
+#define BSPARSE_CUDA_SM90_STAGE_RECORD_CUH_
+
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_union.cuh"
+
+namespace bsparse {
+
+// The x tile of an entry.
+struct InputRecord {
+  int in_block;    // or -1
+  uint32_t ranks;  // CTAs that this one sends it to, as bits
+
+  template <class Traits>
+  __device__ __forceinline__ void read(const int32_t* record, const float*) {
+    const int2 words = __ldg(reinterpret_cast<const int2*>(record));
+    in_block = words.x;
+    ranks = static_cast<uint32_t>(words.y);
+  }
+
+  __device__ __forceinline__ InputRecord of_lane(int lane) const {
+    return {__shfl_sync(~0u, in_block, lane), __shfl_sync(~0u, ranks, lane)};
+  }
+};
+
+// The weight blocks of an entry.
+template <class Traits>
+struct WeightRecord {
+  int blocks[Traits::kColumns];  // of each column of the CTA, or -1
+
+  // A block whose gate is 0 counts as missing.
+  template <class>
+  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) blocks[c] = __ldg(record + 2 + c);
+    if (gate == nullptr) return;
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+      if (blocks[c] >= 0 && gate[blocks[c]] == 0.0f) blocks[c] = -1;
+    }
+  }
+
+  __device__ __forceinline__ WeightRecord of_lane(int lane) const {
+    WeightRecord record;
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+      record.blocks[c] = __shfl_sync(~0u, blocks[c], lane);
+    }
+    return record;
+  }
+
+  // Bit g: part g of the outputs has a block. Columns of a part share a product, so all are copied,
+  // or made zero, if one is there.
+  __device__ __forceinline__ uint32_t mask() const {
+    uint32_t mask = 0;
+#pragma unroll
+    for (int g = 0; g < Traits::kMasked; ++g) {
+      bool present = false;
+#pragma unroll
+      for (int c = 0; c < Traits::kColumns; ++c) {
+        if (Traits::kColumns == 1 || c * Traits::kMasked / Traits::kColumns == g) {
+          present |= blocks[c] >= 0;
+        }
+      }
+      mask |= present ? 1u << g : 0u;
+    }
+    return mask;
+  }
+};
+
+// Of the weight blocks of an entry only which there are.
+template <class Traits>
+struct MaskRecord {
+  uint32_t mask;
+
+  template <class>
+  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
+    WeightRecord<Traits> weights;
+    weights.template read<Traits>(record, gate);
+    mask = weights.mask();
+  }
+
+  __device__ __forceinline__ MaskRecord of_lane(int lane) const {
+    return {__shfl_sync(~0u, mask, lane)};
+  }
+};
+
+// The records of every kTurns-th stage, in the order of a tile walk. Each lane of a warp reads the
+// record of one of the next 32, while the 32 before are taken: where all CTAs wait for the L2
+// cache, so does a load.
+template <class Traits, class Record, int kTurns>
+struct RecordQueue {
+  const UnionMatmulParams& params;
+  uint32_t rank;
+  Record held;
+  Record next;
+
+  // `first`: of the first tile's stages the first to be taken.
+  __device__ __forceinline__ RecordQueue(const UnionMatmulParams& p, const TileWalk& walk,
+                                         int first)
+      : params(p), rank(ptx::rank_in_cluster()) {
+    next = read(walk.item, first);
+    held = next;
+  }
+
+  // The record of the i-th of the tile's stages that are taken, which are asked for in turn.
+  __device__ __forceinline__ Record take(const TileWalk& walk, int first, int i) {
+    if (i % 32 == 0) {
+      held = next;
+      const int after = first + kTurns * (i + 32);
+      next = after < stages(walk.item) ? read(walk.item, after)
+                                       : read(walk.next_item, first_of_next(walk, first));
+    }
+    return held.of_lane(i % 32);
+  }
+
+  // Goes on to the next tile where no stage of this one is taken.
+  __device__ __forceinline__ void skip(const TileWalk& walk, int first) {
+    next = read(walk.next_item, first_of_next(walk, first));
+  }
+
+  static __device__ __forceinline__ int stages(const int4& item) {
+    return (item.z - item.y) * Traits::kParts;
+  }
+
+  // Of the next tile's stages the first to be taken.
+  static __device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
+    const int left = stages(walk.item) - first;
+    return left <= 0 ? -left : (kTurns - left % kTurns) % kTurns;
+  }
+
+ private:
+  __device__ __forceinline__ Record read(const int4& item, int first) const {
+    const int stage = first + kTurns * static_cast<int>(threadIdx.x % 32);
+    Record record{};
+    if (stage < stages(item)) {
+      const int64_t entry = item.y + stage / Traits::kParts;
+      record.template read<Traits>(params.entries + (entry * params.ctas + rank) * Traits::kWords,
+                                   params.gate);
+    }
+    return record;
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_STAGE_RECORD_CUH_
