@@ -8,13 +8,12 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
-// block columns it is the other way round (sm90_batch_rows.cuh), but for TF32: there a missing block
-// of the 64 counts as zeros, which the copy engine makes (a box outside the tensor).
+// block columns, a missing block of the 64 counts as zeros, which the copy engine makes (a box
+// outside the tensor).
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
 #include "cuda/matmul_params.h"
-#include "cuda/sm90_batch_rows.cuh"
 #include "cuda/sm90_epilogue.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
@@ -24,11 +23,33 @@
 
 namespace bsparse {
 
+// Multiplies the entries of a stage that are bits of the constant kEntries. Each set has code of its
+// own: products that a branch comes between are waited for one by one.
+template <class Traits, int kEntries>
+__device__ __forceinline__ void multiply(const UnionShared<Traits>& shared, int stage, int group,
+                                         float (&sums)[Traits::kBatchTile / 2]) {
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int e = 0; e < Traits::kEntries; ++e) {
+    if ((kEntries >> e & 1) == 0) continue;
+    const uint64_t a = ptx::operand(Traits::kLayoutA,
+                                    shared.w(stage, e) + group * Traits::kGroupBytesW);
+    const uint64_t b = ptx::operand(Traits::kLayoutB, shared.x(stage, e));
+#pragma unroll
+    for (int k = 0; k < Traits::kSteps; ++k) {
+      ptx::wgmma<typename Traits::Element, Traits::kBatchTile, Traits::kTransposeA,
+                 Traits::kTransposeB>(sums, a + (k * Traits::kStepA >> 4),
+                                      b + (k * Traits::kStepB >> 4));
+    }
+  }
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<1>();
+}
+
 // A consumer warpgroup: multiplies the entries in which it has blocks.
 template <class Traits>
 __device__ __forceinline__ void consume(const UnionMatmulParams& params,
                                         const UnionShared<Traits>& shared, int group) {
-  using Element = typename Traits::Element;
   constexpr int kAccumulators = Traits::kBatchTile / 2;
   const auto release = [&](int stage) {
     release_x(params, shared, stage);
@@ -38,8 +59,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
   float sums[kAccumulators];
   for (TileWalk walk(params); !walk.done(); walk.advance()) {
     const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
-    const int entries = walk.item.z - walk.item.y;
-    const int stages = entries * Traits::kParts;
+    const int stages = stages_of<Traits>(walk.item);
 #pragma unroll
     for (int i = 0; i < kAccumulators; ++i) sums[i] = 0.0f;
 
@@ -50,19 +70,18 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
       cursor.advance();
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
-      const bool multiplies = (mask >> group & 1) != 0;
+      // Bit e: this warpgroup has a block in entry e.
+      static_assert(kConsumers == 2 && Traits::kEntries <= 2, "as the masks are written here");
+      const uint32_t mine = (mask >> group & 1) | (mask >> (group + 1) & 2);
+      const bool multiplies = mine != 0;
       if (multiplies) {
-        ptx::wgmma_fence();
-        const uint64_t a = ptx::operand(Traits::kLayoutA,
-                                        shared.w(stage) + group * Traits::kGroupBytesW);
-        const uint64_t b = ptx::operand(Traits::kLayoutB, shared.x(stage));
-#pragma unroll
-        for (int k = 0; k < Traits::kSteps; ++k) {
-          ptx::wgmma<Element, Traits::kBatchTile, Traits::kTransposeA, Traits::kTransposeB>(
-              sums, a + (k * Traits::kStepA >> 4), b + (k * Traits::kStepB >> 4));
+        if (Traits::kEntries == 2 && mine == 3) {
+          multiply<Traits, 3>(shared, stage, group, sums);
+        } else if (Traits::kEntries == 2 && mine == 2) {
+          multiply<Traits, 2>(shared, stage, group, sums);
+        } else {
+          multiply<Traits, 1>(shared, stage, group, sums);
         }
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
       } else {
         ptx::wgmma_wait<0>();
         ptx::named_barrier(1 + group, 128);  // all have read the mask
@@ -91,7 +110,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w
-      ptx::barrier_init(shared.empty_x(stage), Traits::kReadersX * params.ctas);
+      ptx::barrier_init(shared.empty_x(stage), kConsumers * params.ctas);
       ptx::barrier_init(shared.empty_w(stage), kConsumers);
     }
     ptx::barrier_init_fence();
@@ -109,11 +128,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     }
   } else {
     ptx::take_registers<216>();
-    if constexpr (Traits::kBatchRows) {
-      consume_batch_rows(params, shared, warpgroup);
-    } else {
-      consume(params, shared, warpgroup);
-    }
+    consume(params, shared, warpgroup);
   }
   // Others may still write to this CTA's shared memory.
   if (params.ctas > 1) ptx::cluster_barrier();

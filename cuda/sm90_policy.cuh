@@ -22,13 +22,17 @@ inline constexpr int kMaxSharedBytes = 227 * 1024;
 
 struct UnionTile {
   int batch_tile;
-  int depth;          // terms of the sum in a stage, all from one entry
+  int depth;    // terms of the sum in a stage and entry
+  int entries;  // that a stage holds
 };
 
-// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once.
+// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. What a stage
+// takes beside its copies and products, some 400 cycles, does not depend on its size, so that short
+// rows are taken two entries at a time.
 constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
-  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most};
+  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most,
+          block_size < most ? 2 : 1};
 }
 
 // CTAs that send each other the x they share.

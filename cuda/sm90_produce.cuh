@@ -26,39 +26,53 @@ __device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& par
   }
 }
 
-// Copies the x tile of a stage, if this CTA does it.
+// Copies the x tiles of a stage that this CTA sends, and says how much x is to come.
 template <class Traits>
-__device__ __forceinline__ void fill_x(const UnionMatmulParams& params,
-                                       const UnionShared<Traits>& shared, int stage,
-                                       const InputRecord& record, int part, int batch_begin) {
+__device__ __forceinline__ void fill(const UnionMatmulParams& params,
+                                     const UnionShared<Traits>& shared, int stage,
+                                     const StageRecord<Traits, InputRecord>& record, int part,
+                                     int batch_begin) {
   const uint32_t full = shared.full(stage);
-  ptx::barrier_arrive_expect(full, record.in_block >= 0 ? Traits::kStageBytesX : 0);
-  if (record.ranks == 0) return;
-  const int feature = record.in_block * Traits::kBlockSize + part * Traits::kDepth;
+  uint32_t bytes = 0;
 #pragma unroll
-  for (int b = 0; b < Traits::kBoxesX; ++b) {
-    copy_x<Traits>(shared.x(stage) + b * Traits::kBoxBytesX, params, feature,
-                   batch_begin + b * Traits::kBoxBatch, full, record.ranks);
+  for (const InputRecord& entry : record.entries) {
+    bytes += entry.in_block >= 0 ? Traits::kEntryBytesX : 0;
+  }
+  ptx::barrier_arrive_expect(full, bytes);
+#pragma unroll
+  for (int e = 0; e < Traits::kEntries; ++e) {
+    const InputRecord& entry = record.entries[e];
+    if (entry.ranks == 0) continue;
+    const int feature = entry.in_block * Traits::kBlockSize + part * Traits::kDepth;
+#pragma unroll
+    for (int b = 0; b < Traits::kBoxesX; ++b) {
+      copy_x<Traits>(shared.x(stage, e) + b * Traits::kBoxBytesX, params, feature,
+                     batch_begin + b * Traits::kBoxBatch, full, entry.ranks);
+    }
   }
 }
 
 // Copies the weight blocks of a stage, and says which there are.
 template <class Traits>
-__device__ __forceinline__ void fill_w(const UnionMatmulParams& params,
-                                       const UnionShared<Traits>& shared, int stage,
-                                       const WeightRecord<Traits>& record, int part) {
+__device__ __forceinline__ void fill(const UnionMatmulParams& params,
+                                     const UnionShared<Traits>& shared, int stage,
+                                     const StageRecord<Traits, WeightRecord<Traits>>& record,
+                                     int part, int) {
   const uint32_t full = shared.full(stage);
-  const uint32_t mask = record.mask();
+  uint32_t mask = 0;
+#pragma unroll
+  for (int e = 0; e < Traits::kEntries; ++e) mask |= record.entries[e].mask() << kConsumers * e;
   ptx::store_shared(shared.mask(stage), mask);
-  ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kMaskedBytes);
+  ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kGroupBytesW);
   const int reduction = part * Traits::kDepth;
 #pragma unroll
-  for (int box = 0; box < Traits::kBoxesW; ++box) {
-    if ((mask >> (box * Traits::kMasked / Traits::kBoxesW) & 1) == 0) continue;
-    const int block = record.blocks[box * Traits::kColumns / Traits::kBoxesW];
+  for (int i = 0; i < Traits::kEntries * Traits::kBoxesW; ++i) {
+    const int e = i / Traits::kBoxesW, box = i % Traits::kBoxesW;
+    if ((mask >> (i * kConsumers / Traits::kBoxesW) & 1) == 0) continue;
+    const int block = record.entries[e].blocks[box * Traits::kColumns / Traits::kBoxesW];
     // Where in its block the box begins: a block of 128 is copied in parts.
     const int output = box * Traits::kRows % Traits::kBlockSize;
-    const uint32_t to = shared.w(stage) + box * Traits::kBoxBytes;
+    const uint32_t to = shared.w(stage, e) + box * Traits::kBoxBytes;
     const int row = (block >= 0 ? block : params.num_blocks) * Traits::kBlockSize +
                     (Traits::kOutputRows ? output : reduction);
     const int column = Traits::kOutputRows ? reduction : output;
@@ -85,22 +99,16 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
   RecordQueue<Traits, Record, kTurns> queue(params, walk, first);
   for (; !walk.done(); walk.advance()) {
     const int batch_begin = static_cast<int>(walk.batch_tile) * Traits::kBatchTile;
-    const int stages = queue.stages(walk.item);
+    const int stages = stages_of<Traits>(walk.item);
     if (first >= stages) queue.skip(walk, first);
 #pragma unroll 1
     for (int i = 0; first + kTurns * i < stages; ++i) {
-      const Record record = queue.take(walk, first, i);
+      const StageRecord<Traits, Record> record = queue.take(walk, first, i);
       const int part = (first + kTurns * i) % Traits::kParts;
       const int stage = cursor.stage;
       const uint32_t empty = kInputs ? shared.empty_x(stage) : shared.empty_w(stage);
       ptx::barrier_wait(empty, cursor.parity ^ 1);
-      if (elected) {
-        if constexpr (kInputs) {
-          fill_x(params, shared, stage, record, part, batch_begin);
-        } else {
-          fill_w(params, shared, stage, record, part);
-        }
-      }
+      if (elected) fill<Traits>(params, shared, stage, record, part, batch_begin);
       __syncwarp();
       cursor.advance(kTurns);
     }

@@ -10,10 +10,9 @@ namespace bsparse {
 
 // The x tile of an entry.
 struct InputRecord {
-  int in_block;    // or -1
-  uint32_t ranks;  // CTAs that this one sends it to, as bits
+  int in_block = -1;   // or none
+  uint32_t ranks = 0;  // CTAs that this one sends it to, as bits
 
-  template <class Traits>
   __device__ __forceinline__ void read(const int32_t* record, const float*) {
     const int2 words = __ldg(reinterpret_cast<const int2*>(record));
     in_block = words.x;
@@ -30,8 +29,12 @@ template <class Traits>
 struct WeightRecord {
   int blocks[Traits::kColumns];  // of each column of the CTA, or -1
 
+  __device__ __forceinline__ WeightRecord() {
+#pragma unroll
+    for (int& block : blocks) block = -1;
+  }
+
   // A block whose gate is 0 counts as missing.
-  template <class>
   __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
 #pragma unroll
     for (int c = 0; c < Traits::kColumns; ++c) blocks[c] = __ldg(record + 2 + c);
@@ -51,16 +54,16 @@ struct WeightRecord {
     return record;
   }
 
-  // Bit g: part g of the outputs has a block. Columns of a part share a product, so all are copied,
-  // or made zero, if one is there.
+  // Bit g: group g has a block. Columns of a group share a product, so all are copied, or made zero,
+  // if one is there.
   __device__ __forceinline__ uint32_t mask() const {
     uint32_t mask = 0;
 #pragma unroll
-    for (int g = 0; g < Traits::kMasked; ++g) {
+    for (int g = 0; g < kConsumers; ++g) {
       bool present = false;
 #pragma unroll
       for (int c = 0; c < Traits::kColumns; ++c) {
-        if (Traits::kColumns == 1 || c * Traits::kMasked / Traits::kColumns == g) {
+        if (Traits::kColumns == 1 || c * kConsumers / Traits::kColumns == g) {
           present |= blocks[c] >= 0;
         }
       }
@@ -70,20 +73,16 @@ struct WeightRecord {
   }
 };
 
-// Of the weight blocks of an entry only which there are.
-template <class Traits>
-struct MaskRecord {
-  uint32_t mask;
+// What a stage is to hold of all its entries.
+template <class Traits, class Record>
+struct StageRecord {
+  Record entries[Traits::kEntries];
 
-  template <class>
-  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
-    WeightRecord<Traits> weights;
-    weights.template read<Traits>(record, gate);
-    mask = weights.mask();
-  }
-
-  __device__ __forceinline__ MaskRecord of_lane(int lane) const {
-    return {__shfl_sync(~0u, mask, lane)};
+  __device__ __forceinline__ StageRecord of_lane(int lane) const {
+    StageRecord record;
+#pragma unroll
+    for (int e = 0; e < Traits::kEntries; ++e) record.entries[e] = entries[e].of_lane(lane);
+    return record;
   }
 };
 
@@ -92,10 +91,12 @@ struct MaskRecord {
 // cache, so does a load.
 template <class Traits, class Record, int kTurns>
 struct RecordQueue {
+  using Stage = StageRecord<Traits, Record>;
+
   const UnionMatmulParams& params;
   uint32_t rank;
-  Record held;
-  Record next;
+  Stage held;
+  Stage next;
 
   // `first`: of the first tile's stages the first to be taken.
   __device__ __forceinline__ RecordQueue(const UnionMatmulParams& p, const TileWalk& walk,
@@ -106,11 +107,11 @@ struct RecordQueue {
   }
 
   // The record of the i-th of the tile's stages that are taken, which are asked for in turn.
-  __device__ __forceinline__ Record take(const TileWalk& walk, int first, int i) {
+  __device__ __forceinline__ Stage take(const TileWalk& walk, int first, int i) {
     if (i % 32 == 0) {
       held = next;
       const int after = first + kTurns * (i + 32);
-      next = after < stages(walk.item) ? read(walk.item, after)
+      next = after < stages_of<Traits>(walk.item) ? read(walk.item, after)
                                        : read(walk.next_item, first_of_next(walk, first));
     }
     return held.of_lane(i % 32);
@@ -121,24 +122,22 @@ struct RecordQueue {
     next = read(walk.next_item, first_of_next(walk, first));
   }
 
-  static __device__ __forceinline__ int stages(const int4& item) {
-    return (item.z - item.y) * Traits::kParts;
-  }
-
   // Of the next tile's stages the first to be taken.
   static __device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
-    const int left = stages(walk.item) - first;
+    const int left = stages_of<Traits>(walk.item) - first;
     return left <= 0 ? -left : (kTurns - left % kTurns) % kTurns;
   }
 
  private:
-  __device__ __forceinline__ Record read(const int4& item, int first) const {
+  __device__ __forceinline__ Stage read(const int4& item, int first) const {
     const int stage = first + kTurns * static_cast<int>(threadIdx.x % 32);
-    Record record{};
-    if (stage < stages(item)) {
-      const int64_t entry = item.y + stage / Traits::kParts;
-      record.template read<Traits>(params.entries + (entry * params.ctas + rank) * Traits::kWords,
-                                   params.gate);
+    const int entry = item.y + stage * Traits::kEntries / Traits::kParts;
+    Stage record;
+#pragma unroll
+    for (int e = 0; e < Traits::kEntries; ++e) {
+      if (entry + e >= item.z) continue;
+      const int64_t place = static_cast<int64_t>(entry + e) * params.ctas + rank;
+      record.entries[e].read(params.entries + place * Traits::kWords, params.gate);
     }
     return record;
   }

@@ -27,6 +27,8 @@ struct Sm90MatmulTraits {
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
   static constexpr int kParts = kBlockSize / kDepth;  // stages that an entry fills
+  static constexpr int kEntries = kTile.entries;      // or entries that a stage holds
+  static_assert(kParts == 1 || kEntries == 1, "an entry in several stages, or several in one");
   static constexpr int kColumns = kUnionOutputs / kBlockSize;   // of a CTA
   static constexpr int kWords = bsparse_record_words(kColumns);  // of an entry in the table
   static_assert(kWords <= 32, "a warp reads an entry at once");
@@ -38,19 +40,13 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
-  // Where 64 outputs would be several columns, the batch lies along M and each column is multiplied
-  // alone; else the columns of a warpgroup are.
-  static constexpr bool kBatchRows = kBlockSize < 64 && kSize == 2;
-  // What says that the x of a stage has been read, in each CTA: its warps, or its warpgroups.
-  static constexpr int kReadersX = kBatchRows ? 4 * kConsumers : kConsumers;
-  static constexpr int kMasked = kBatchRows ? kColumns : kConsumers;  // what a mask tells about
-  static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
-  static constexpr int kStageBytesX = kBatchTile * kRowBytes;
-  static constexpr int kStageBytes = kStageBytesX + kConsumers * kGroupBytesW;
+  static constexpr int kEntryBytesX = kBatchTile * kRowBytes;
+  static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
+  static constexpr int kStageBytes = kEntries * (kEntryBytesX + kEntryBytesW);
 
   // x: axis 1, a box (batch rows, kDepth); axis 0, boxes (kDepth rows, 64 of the batch).
   static constexpr int kBoxesX = kFeatureAxis == 1 ? 1 : kBatchTile / 64;
-  static constexpr int kBoxBytesX = kStageBytesX / kBoxesX;
+  static constexpr int kBoxBytesX = kEntryBytesX / kBoxesX;
   static constexpr int kBoxBatch = kBatchTile / kBoxesX;
 
   // The output tile of a warpgroup, staged for the copy engine in boxes of one block column:
@@ -63,7 +59,7 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Block columns that share a product.
-  static constexpr int kSharedColumns = kBatchRows ? 1 : 64 / kRows;
+  static constexpr int kSharedColumns = 64 / kRows;
 
   static constexpr int kControlBytes = 1024;  // barriers and masks
   static constexpr int kStages =
@@ -90,8 +86,12 @@ template <class Traits>
 struct UnionShared {
   uint32_t base;
 
-  __device__ __forceinline__ uint32_t x(int stage) const { return base + stage * Traits::kStageBytes; }
-  __device__ __forceinline__ uint32_t w(int stage) const { return x(stage) + Traits::kStageBytesX; }
+  __device__ __forceinline__ uint32_t x(int stage, int entry) const {
+    return base + stage * Traits::kStageBytes + entry * Traits::kEntryBytesX;
+  }
+  __device__ __forceinline__ uint32_t w(int stage, int entry) const {
+    return x(stage, Traits::kEntries) + entry * Traits::kEntryBytesW;
+  }
   __device__ __forceinline__ uint32_t y(int group) const {
     return base + Traits::kStages * Traits::kStageBytes + group * Traits::kGroupBytesY;
   }
@@ -105,7 +105,7 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t empty_w(int stage) const {
     return empty_x(Traits::kStages) + 8 * stage;
   }
-  // Bit g: the g-th of Traits::kMasked parts of the CTA's outputs has a block in the entry.
+  // Bit kConsumers * e + g: group g has a block in entry e of the stage.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return empty_w(Traits::kStages) + 4 * stage;
   }
@@ -148,6 +148,12 @@ struct TileWalk {
     if (t >= params.num_tiles) next_item.z = next_item.y;
   }
 };
+
+// Stages of an item.
+template <class Traits>
+__device__ __forceinline__ int stages_of(const int4& item) {
+  return (item.z - item.y + Traits::kEntries - 1) / Traits::kEntries * Traits::kParts;
+}
 
 // Say that this warpgroup is done with the x or w of a stage, to all that write it.
 template <class Traits>
