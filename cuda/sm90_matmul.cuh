@@ -14,6 +14,7 @@
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
 #include "cuda/matmul_params.h"
+#include "cuda/sm90_batch_rows.cuh"
 #include "cuda/sm90_epilogue.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
@@ -128,7 +129,11 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     }
   } else {
     ptx::take_registers<216>();
-    consume(params, shared, warpgroup);
+    if constexpr (Traits::kBatchRows) {
+      consume_batch_rows(params, shared, warpgroup);
+    } else {
+      consume(params, shared, warpgroup);
+    }
   }
   // Others may still write to this CTA's shared memory.
   if (params.ctas > 1) ptx::cluster_barrier();

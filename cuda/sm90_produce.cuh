@@ -61,14 +61,14 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   const uint32_t full = shared.full(stage);
   uint32_t mask = 0;
 #pragma unroll
-  for (int e = 0; e < Traits::kEntries; ++e) mask |= record.entries[e].mask() << kConsumers * e;
+  for (int e = 0; e < Traits::kEntries; ++e) mask |= record.entries[e].mask() << Traits::kMasked * e;
   ptx::store_shared(shared.mask(stage), mask);
-  ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kGroupBytesW);
+  ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kMaskedBytes);
   const int reduction = part * Traits::kDepth;
 #pragma unroll
   for (int i = 0; i < Traits::kEntries * Traits::kBoxesW; ++i) {
     const int e = i / Traits::kBoxesW, box = i % Traits::kBoxesW;
-    if ((mask >> (i * kConsumers / Traits::kBoxesW) & 1) == 0) continue;
+    if ((mask >> (i * Traits::kMasked / Traits::kBoxesW) & 1) == 0) continue;
     const int block = record.entries[e].blocks[box * Traits::kColumns / Traits::kBoxesW];
     // Where in its block the box begins: a block of 128 is copied in parts.
     const int output = box * Traits::kRows % Traits::kBlockSize;

@@ -345,6 +345,35 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
   }
 }
 
+// The same with a (64, 16) in registers, as mma.m16n8k16 has it, 16 rows a warp; they must not be
+// written before the product is done.
+#define BSPARSE_WGMMA_OF_REGISTERS(type, n, registers, a0, a1, a2, a3, b, tb, ...)           \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
+               "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b ", 1, 1, 1, " tb ";"                 \
+               : __VA_ARGS__                                                                  \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(from_b), "n"(kTransposeB))
+
+template <class Element, int kN, int kTransposeB>
+__device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
+                                                   uint64_t from_b) {
+  static_assert(kN == 32 || kN == 16, "widths that kernels use");
+  constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
+  if constexpr (kN == 32 && kBf16) {
+    BSPARSE_WGMMA_OF_REGISTERS("bf16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
+                               BSPARSE_F16(d, 0));
+  } else if constexpr (kN == 32) {
+    BSPARSE_WGMMA_OF_REGISTERS("f16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
+                               BSPARSE_F16(d, 0));
+  } else if constexpr (kBf16) {
+    BSPARSE_WGMMA_OF_REGISTERS("bf16", 16, BSPARSE_R8, "%8", "%9", "%10", "%11", "%12", "%13",
+                               BSPARSE_F8(d, 0));
+  } else {
+    BSPARSE_WGMMA_OF_REGISTERS("f16", 16, BSPARSE_R8, "%8", "%9", "%10", "%11", "%12", "%13",
+                               BSPARSE_F8(d, 0));
+  }
+}
+
+#undef BSPARSE_WGMMA_OF_REGISTERS
 #undef BSPARSE_WGMMA
 #undef BSPARSE_WGMMA_TF32
 #undef BSPARSE_R128

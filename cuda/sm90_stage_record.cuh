@@ -54,22 +54,38 @@ struct WeightRecord {
     return record;
   }
 
-  // Bit g: group g has a block. Columns of a group share a product, so all are copied, or made zero,
-  // if one is there.
+  // Bit g: part g of the outputs has a block. Columns of a part share a product, so all are copied,
+  // or made zero, if one is there.
   __device__ __forceinline__ uint32_t mask() const {
     uint32_t mask = 0;
 #pragma unroll
-    for (int g = 0; g < kConsumers; ++g) {
+    for (int g = 0; g < Traits::kMasked; ++g) {
       bool present = false;
 #pragma unroll
       for (int c = 0; c < Traits::kColumns; ++c) {
-        if (Traits::kColumns == 1 || c * kConsumers / Traits::kColumns == g) {
+        if (Traits::kColumns == 1 || c * Traits::kMasked / Traits::kColumns == g) {
           present |= blocks[c] >= 0;
         }
       }
       mask |= present ? 1u << g : 0u;
     }
     return mask;
+  }
+};
+
+// Of the weight blocks of an entry only which there are.
+template <class Traits>
+struct MaskRecord {
+  uint32_t mask = 0;
+
+  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
+    WeightRecord<Traits> weights;
+    weights.read(record, gate);
+    mask = weights.mask();
+  }
+
+  __device__ __forceinline__ MaskRecord of_lane(int lane) const {
+    return {__shfl_sync(~0u, mask, lane)};
   }
 };
 

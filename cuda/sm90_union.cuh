@@ -40,6 +40,11 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
+  // Where 64 outputs would be several columns, the batch lies along M and each column is multiplied
+  // alone; else the columns of a warpgroup are.
+  static constexpr bool kBatchRows = kBlockSize < 64 && kSize == 2;
+  static constexpr int kMasked = kBatchRows ? kColumns : kConsumers;  // what a mask tells about
+  static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kEntryBytesX = kBatchTile * kRowBytes;
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
   static constexpr int kStageBytes = kEntries * (kEntryBytesX + kEntryBytesW);
@@ -59,7 +64,7 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Block columns that share a product.
-  static constexpr int kSharedColumns = 64 / kRows;
+  static constexpr int kSharedColumns = kBatchRows ? 1 : 64 / kRows;
 
   static constexpr int kControlBytes = 1024;  // barriers and masks
   static constexpr int kStages =
@@ -105,7 +110,7 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t empty_w(int stage) const {
     return empty_x(Traits::kStages) + 8 * stage;
   }
-  // Bit kConsumers * e + g: group g has a block in entry e of the stage.
+  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return empty_w(Traits::kStages) + 4 * stage;
   }
