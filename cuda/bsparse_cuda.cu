@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 
 #include "cuda/check.h"
 #include "cuda/choose_kernel.h"
@@ -62,14 +61,19 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
-                       const bsparse_tile_request& request, int32_t ctas) {
+                       const bsparse_tile_request& request, int32_t sm_count, int32_t ctas) {
   if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1};
   if (request.is_dw != 0) {
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
             batch_ranges(family, request)};
   }
-  const int q = getenv("BSPARSE_Q") ? atoi(getenv("BSPARSE_Q")) : 0;
-  const int32_t cluster = family == BSPARSE_SM90 ? q > 0 ? q : union_ctas(request.block_size, request.feature_axis, request.density) : 1;
+  int32_t cluster = 1;
+  if (family == BSPARSE_SM90) {
+    cluster = union_ctas(
+        wanted_union_ctas(request.block_size, request.feature_axis, request.density),
+        (int64_t{request.out_blocks} + kernel.columns - 1) / kernel.columns,
+        (request.batch - 1) / kernel.batch_tile + 1, sm_count);
+  }
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
           kernel.shared_columns};
 }
@@ -94,7 +98,7 @@ bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_dev
     kernel = find_requested(family, request);
     status = get_ctas_per_sm(kernel, &ctas);
   }
-  *tile = make_tile(family, kernel, request, ctas);
+  *tile = make_tile(family, kernel, request, device->sm_count, ctas);
   return status;
 }
 
@@ -119,12 +123,12 @@ bsparse_status explain(const bsparse_tile_request* requested, const bsparse_devi
   choice->sparse_seconds = made.seconds.sparse;
   choice->dense_seconds = made.seconds.dense;
   if (made.family == BSPARSE_DENSE) {
-    choice->tile = make_tile(made.family, {}, request, 0);
+    choice->tile = make_tile(made.family, {}, request, device->sm_count, 0);
     std::snprintf(choice->name, sizeof(choice->name), "dense");
     return BSPARSE_OK;
   }
   const Kernel kernel = find_requested(made.family, request);
-  choice->tile = make_tile(made.family, kernel, request, 0);
+  choice->tile = make_tile(made.family, kernel, request, device->sm_count, 0);
   write_name(made.family, request.is_dw ? "matmul_dw" : "matmul",
              math_name(request.dtype, request.allow_tf32 != 0), request.block_size,
              choice->tile.batch_tile, choice->name, sizeof(choice->name));

@@ -9,8 +9,8 @@ namespace bsparse {
 namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
-// C = K = N = 8192, but where the dense product ran instead: there at C = K = 4096, or, for block 32 at
-// density 1, reckoned from 0.5. TF32 with features last: blocks of 32 and more measured likewise, at
+// C = K = N = 8192, but where the dense product ran instead: there at C = K = 4096, or, for blocks of 64
+// and 128 at density 1, reckoned from 0.5. TF32 with features last: blocks of 32 and more measured likewise, at
 // density 1 reckoned. Other TF32, and float32: blocks 32 and 128 measured at density 0.1 and
 // C = K = 4096, the other blocks reckoned from them by the 16-bit rates, and all densities taken to be
 // alike. A GPU with other proportions is served less well, but never wrongly.
@@ -24,9 +24,9 @@ struct Rates {
 constexpr Rates kMatmul16[5][2] = {
     {{{47, 52, 58}}, {{16, 19, 50}}},
     {{{95, 105, 110}}, {{55, 70, 125}}},
-    {{{210, 260, 400}}, {{160, 245, 400}}},
-    {{{270, 480, 680}}, {{278, 480, 680}}},
-    {{{330, 490, 640}}, {{330, 480, 640}}},
+    {{{250, 390, 650}}, {{225, 370, 650}}},
+    {{{370, 540, 730}}, {{370, 540, 730}}},
+    {{{400, 610, 740}}, {{400, 610, 740}}},
 };
 constexpr Rates kMatmulDw16[5][2] = {
     {{{25, 30, 35}}, {{12, 15, 30}}},

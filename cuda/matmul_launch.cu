@@ -187,9 +187,13 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   params.raster = Raster::of(args.plan.num_items, batch_tiles, tile_bytes(args, kernel),
                              kUnionGroupBytes);
   params.num_tiles = static_cast<uint32_t>(tiles);
+  if (args.plan.columns % kernel.columns != 0 ||
+      args.plan.columns / kernel.columns > kMaxUnionCtas) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.columns is %d; expected a multiple of %d, at most %d of them",
+                args.plan.columns, kernel.columns, kMaxUnionCtas);
+  }
   params.ctas = static_cast<uint32_t>(args.plan.columns / kernel.columns);
-  const uint32_t stagger = getenv("BSPARSE_STAGGER") ? atoi(getenv("BSPARSE_STAGGER")) : 0;
-  params.stagger = stagger;
   const auto ctas = static_cast<int32_t>(params.ctas);
   int32_t clusters = 0;
   status = get_clusters(kernel, ctas, &clusters);

@@ -47,7 +47,6 @@ struct UnionMatmulParams {
   Raster raster;
   uint32_t num_tiles;
   uint32_t ctas;  // of an item: a cluster
-  uint32_t stagger;
   int32_t num_blocks;
   int32_t activation;
   bool keeps_weights;  // in L2

@@ -35,9 +35,39 @@ constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel 
           block_size < most ? 2 : 1};
 }
 
-// CTAs that send each other the x they share.
-constexpr int union_ctas(int block_size, int feature_axis, float density) {
-  return 4;
+// CTAs of a cluster: as many as every Hopper GPU can place.
+inline constexpr int kMaxUnionCtas = 8;
+
+// SMs that clusters of so many CTAs cover, one CTA an SM: those of 4 and 8 find no place on some.
+constexpr int32_t sms_of_clusters(int32_t sm_count, int32_t ctas) {
+  return ctas <= 2 ? sm_count / ctas * ctas : sm_count * 10 / 11 / ctas * ctas;
+}
+
+// CTAs that send each other the x they share. More of them read less of it, but wait for each other,
+// and are fewer in all; measured on an H100 (docs/kernel-notes.md).
+constexpr int32_t wanted_union_ctas(int block_size, int feature_axis, float density) {
+  if (density > 0.35f) return 2;
+  if (block_size == 32) {
+    if (feature_axis == 0 && density > 0.02f) return 2;
+    return density > 0.15f ? 2 : density > 0.07f ? 4 : 8;
+  }
+  if (density > 0.15f) return 4;
+  if (block_size == 64) return density > 0.07f ? 8 : 1;
+  return 8;
+}
+
+// As many of them as do not make the last round of tiles an expensive one. `groups`: of the output
+// columns of a CTA.
+constexpr int32_t union_ctas(int32_t wanted, int64_t groups, int64_t batch_tiles,
+                             int32_t sm_count) {
+  const auto rounds = [&](int32_t ctas) {
+    const int64_t clusters = sms_of_clusters(sm_count, ctas) / ctas;
+    const int64_t tiles = (groups + ctas - 1) / ctas * batch_tiles;
+    return clusters < 1 ? INT64_MAX / 8 : (tiles + clusters - 1) / clusters;
+  };
+  int32_t ctas = wanted;
+  while (ctas > 1 && 5 * rounds(ctas) > 6 * rounds(1)) ctas /= 2;
+  return ctas;
 }
 
 // Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,
@@ -70,8 +100,8 @@ inline constexpr int64_t kUnionSmallBatch = 64;
 // most so many entries. A warp takes some 700 cycles for an entry, most of them waiting, so there are
 // as many warps as leave shared memory for their sums and rings.
 constexpr int stream_warps(int block_size, int batch_tile) {
-  if (block_size == 16) return 16;
-  return batch_tile == 16 ? 16 : batch_tile == 32 ? 12 : 8;
+  if (batch_tile == 32) return block_size == 16 ? 8 : 12;
+  return block_size == 16 || batch_tile == 16 ? 16 : 8;
 }
 inline constexpr int kStreamStages = 12;
 inline constexpr int64_t kStreamBatch = 128;

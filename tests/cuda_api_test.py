@@ -419,7 +419,7 @@ def union_tile(ctas, block_size):
     """As get_tile gives it where the policy prefers so many CTAs."""
     columns = 128 // block_size
     return cuda.Tile(kernel=cuda.SM90, batch_tile=256, ctas_per_sm=1, columns=ctas * columns,
-                     cta_columns=columns, shared_columns=max(1, 64 // block_size))
+                     cta_columns=columns, shared_columns=1)
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])
