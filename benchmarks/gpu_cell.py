@@ -91,8 +91,9 @@ class Cell:
     def plan(self, operation):
         """(what explain says, tile, plan)"""
         kernels, device = self.kernels, self.kernels.device()
-        asked = dict(is_dw=operation == "dw", feature_axis=self.feature_axis,
-                     blocks=self.layout.shape, density=self.layout.mean())
+        blocks = self.layout.shape[::-1] if operation == "dx" else self.layout.shape
+        asked = dict(is_dw=operation == "dw", feature_axis=self.feature_axis, blocks=blocks,
+                     density=self.layout.mean())
         request = kernels.request(self.dtype, self.block_size, self.batch, **asked)
         choice, tile = kernels.explain(request), kernels.tile_of(request)
         if operation == "dw":

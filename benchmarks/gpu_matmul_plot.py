@@ -1,6 +1,6 @@
 """Draws section `uniform` of benchmarks/gpu_matmul.py: speed over the dense product by density.
 
-    python benchmarks/gpu_matmul_plot.py results.json docs/bench_h200.png [--shape 8192x8192x8192]
+    python benchmarks/gpu_matmul_plot.py results.json docs/bench_h100.png [--shape 8192x8192x8192]
 """
 
 import argparse

@@ -173,12 +173,13 @@ def choose(
         sm_count = SM_COUNTS[capability]
     if allow_tf32 is None:
         allow_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    inputs, outputs = (matmul.KB, matmul.CB) if product == "dx" else (matmul.CB, matmul.KB)
     request = _Request(
         dtype=GPU_DTYPES.index(dtype),
         block_size=matmul.block_size,
         feature_axis=matmul.feature_axis,
-        in_blocks=matmul.CB,
-        out_blocks=matmul.KB,
+        in_blocks=inputs,
+        out_blocks=outputs,
         is_dw=product == "dw",
         allow_tf32=dtype == "float32" and bool(allow_tf32),
         gated=bool(gated),

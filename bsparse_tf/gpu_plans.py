@@ -203,10 +203,10 @@ def matmul_plan(
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     if family.startswith("sm90"):
-        ctas = columns // cta_columns
-        entries = entries.reshape(summary.num_entries, ctas, -1)[:, :, : 2 + cta_columns]
+        words = 1 << (1 + cta_columns).bit_length()  # a power of two
+        entries = entries.reshape(-1, columns // cta_columns, words)[:, :, : 2 + cta_columns]
     else:
-        entries = entries.reshape(summary.num_entries, -1)
+        entries = entries.reshape(-1, 2)
     return MatmulPlan(
         items=tables[: summary.entries_offset].reshape(-1, 4),
         entries=entries,

@@ -59,7 +59,7 @@ typedef struct {
   bsparse_dtype dtype;
   int32_t block_size;
   int32_t feature_axis;
-  int32_t in_blocks, out_blocks;
+  int32_t in_blocks, out_blocks;  // of this product: swapped for a transposed one
   int32_t is_dw;
   int32_t allow_tf32;
   int32_t gated;    // a gate will be given
@@ -148,8 +148,8 @@ typedef struct {
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;
                            // of BSPARSE_SM90 and BSPARSE_SM90_SMALL (num_entries, CTAs, words)
   const int32_t* splits;   // (num_splits, 3): group, first partial, number of partials
-  const int32_t* groups;   // (groups, columns): output block column or -1; of families with one
-                           // column a group is its column, and this is not read
+  const int32_t* groups;   // (groups, columns): output block column or -1; where columns is 1 a
+                           // group is its column, and only the sm90 families read this
 } bsparse_matmul_plan;
 
 // What the kernels right before a product on its stream have left alone. 0 is always right.

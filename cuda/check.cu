@@ -1,6 +1,7 @@
 #include "cuda/check.h"
 
 #include "cuda/error.h"
+#include "cuda/kernel_table.h"
 
 namespace bsparse {
 namespace {
@@ -100,7 +101,9 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   if (args.w != nullptr) RETURN_IF_FAILED(check_pointer("w", args.w, 16));
   if (plan.entries != nullptr) RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 8));
   if (plan.num_splits > 0) RETURN_IF_FAILED(check_pointer("plan.splits", plan.splits, 4));
-  if (plan.columns > 1) RETURN_IF_FAILED(check_pointer("plan.groups", plan.groups, 4));
+  if (plan.columns > 1 || is_union(plan.kernel)) {
+    RETURN_IF_FAILED(check_pointer("plan.groups", plan.groups, 4));
+  }
   return BSPARSE_OK;
 }
 

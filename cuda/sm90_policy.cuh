@@ -52,12 +52,12 @@ constexpr int32_t wanted_union_ctas(int block_size, int feature_axis, float dens
     return density > 0.15f ? 2 : density > 0.07f ? 4 : 8;
   }
   if (density > 0.15f) return 4;
-  if (block_size == 64) return density > 0.07f ? 8 : 1;
+  if (block_size == 64) return density > 0.07f ? 8 : 4;
   return 8;
 }
 
-// As many of them as do not make the last round of tiles an expensive one. `groups`: of the output
-// columns of a CTA.
+// As many of them as have something to do and do not make the last round of tiles an expensive one.
+// `groups`: of the output columns of a CTA.
 constexpr int32_t union_ctas(int32_t wanted, int64_t groups, int64_t batch_tiles,
                              int32_t sm_count) {
   const auto rounds = [&](int32_t ctas) {
@@ -66,7 +66,7 @@ constexpr int32_t union_ctas(int32_t wanted, int64_t groups, int64_t batch_tiles
     return clusters < 1 ? INT64_MAX / 8 : (tiles + clusters - 1) / clusters;
   };
   int32_t ctas = wanted;
-  while (ctas > 1 && 5 * rounds(ctas) > 6 * rounds(1)) ctas /= 2;
+  while (ctas > 1 && (ctas / 2 >= groups || 5 * rounds(ctas) > 6 * rounds(1))) ctas /= 2;
   return ctas;
 }
 

@@ -433,6 +433,9 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
         check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
                      transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
                      shape=(9, 7), use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
+    for transpose in (False, True):
+        check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2, tile=tile,
+                     shape=(9, 7), use_gate=transpose)
     # More tiles than a ring has stages, more items than clusters run at once.
     check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile)
 
@@ -484,7 +487,7 @@ def test_explain_tells_what_get_tile_chooses(kernels, mode, is_dw):
         request = kernels.request(mode, block_size, batch, is_dw, axis, gated,
                                   blocks=(8192 // block_size,) * 2, density=density)
         choice, tile = kernels.explain(request), kernels.tile_of(request)
-        for name in ("kernel", "columns", "shared_columns", "batch_tile"):
+        for name in ("kernel", "columns", "cta_columns", "shared_columns", "batch_tile"):
             assert getattr(choice.tile, name) == getattr(tile, name)
         assert (tile.kernel == cuda.DENSE) == (choice.dense_reason == 1)
         assert tile.ctas_per_sm >= 1

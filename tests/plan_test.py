@@ -93,15 +93,15 @@ def matmul(block_size, density, feature_axis=1, features=8192):
     "problem, batch, dtype, options, family, reasons",
     [
         # Hopper and its variants.
-        ((64, 0.1), 8192, "bfloat16", {}, "sm90", ["sparse kernels", "suits"]),
-        ((32, 0.1), 8192, "float16", {}, "sm90", ["sparse kernels", "suits", "clusters of"]),
+        ((64, 0.1), 8192, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
+        ((32, 0.1), 8192, "float16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
         ((64, 0.1), 16, "bfloat16", {}, "sm90 small", ["sparse kernels", "suits", "small variant"]),
         ((64, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
-        ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse kernels", "suits"]),
-        ((64, 0.1), 8192, "float32", dict(allow_tf32=True), "sm90", ["sparse kernels", "suits"]),
+        ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse", "suits", "clusters of"]),
+        ((64, 0.1), 8192, "float32", dict(allow_tf32=True), "sm90", ["sparse", "suits", "clusters"]),
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((16, 0.1, 0), 128, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
-        ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits"]),
+        ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
         # What keeps a product from them, one thing at a time.
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),

@@ -34,8 +34,9 @@ class MatmulGpuOp final : public MatmulOpBase {
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
          tensorflow::tensor_float_32_execution_enabled(), call.gate != nullptr,
-         IsAligned(call.x) && IsAligned(call.y), attrs_.in_blocks,
-         attrs_.out_blocks, call.plans->density()},
+         IsAligned(call.x) && IsAligned(call.y),
+         transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
+         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, call.plans->density()},
         &target)));
     const auto plan = call.plans->matmul_plan(transpose_, call.batch, target);
     void* const stream = Stream(ctx);

@@ -81,7 +81,9 @@ class SmallWorldGpuOp final : public SmallWorldOpBase {
         GetPlanTarget(api,
                       {dtype_, attrs.block_size, attrs.feature_axis, call.shape.batch,
                        /*is_dw=*/false, allow_tf32, /*gated=*/false, Aligned(call.at),
-                       attrs.in_blocks, attrs.out_blocks, call.plans[product]->density()},
+                       transpose ? attrs.out_blocks : attrs.in_blocks,
+                       transpose ? attrs.in_blocks : attrs.out_blocks,
+                       call.plans[product]->density()},
                       &target)));
     const auto plan = call.plans[product]->matmul_plan(transpose, call.shape.batch, target);
     tables->emplace_back();

@@ -236,7 +236,7 @@ TEST(MatmulPlan, RoundsGiveEveryCtaWhatItsColumnsUse) {
           std::vector<int32_t> received(ctas, -1);
           for (int32_t r = 0; r < ctas; ++r) {
             const int32_t* record = entries + (int64_t{e} * ctas + r) * kWords;
-            if (record[1] != 0) EXPECT_TRUE(record[1] >> r & 1);
+            if (record[1] != 0) { EXPECT_TRUE(record[1] >> r & 1); }
             for (int32_t to = 0; to < ctas; ++to) {
               if ((record[1] >> to & 1) == 0) continue;
               EXPECT_EQ(received[to], -1);
@@ -316,7 +316,7 @@ TEST(ClusterRounds, DealGroupsOfLikeLengthTogether) {
         inputs[g].insert(index.entries()[e].in_block);
       }
     }
-    if (g > 0) EXPECT_LE(inputs[g].size(), inputs[g - 1].size());
+    if (g > 0) { EXPECT_LE(inputs[g].size(), inputs[g - 1].size()); }
   }
 }
 
@@ -520,7 +520,7 @@ TEST(LayoutPlans, MayBeAskedFromManyThreads) {
 TEST(PlanCApi, DescribesAndReportsErrors) {
   const Layout layout = Random(50, 40, 0.2, 1, 11);
   bsparse_plan_request request{layout.coords.data(), layout.view().num_blocks, 50, 40,
-                               /*batch=*/64, 132, 128, 2, BSPARSE_SM80, 1, 1};
+                               /*batch=*/64, 132, 128, 2, BSPARSE_SM80, 1, 1, 1};
   char error[256];
   bsparse_plan* const plan = bsparse_plan_matmul(&request, 1, error, sizeof(error));
   ASSERT_NE(plan, nullptr);

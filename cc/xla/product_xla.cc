@@ -165,7 +165,8 @@ class MatmulXlaOp final : public XlaOpKernel {
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
          tensorflow::tensor_float_32_execution_enabled(), call.has_gate, kBuffersAreAligned,
-         attrs_.in_blocks, attrs_.out_blocks, coords.plans->density()},
+         transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
+         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, coords.plans->density()},
         &target)));
     const auto plan = coords.plans->matmul_plan(transpose_, call.batch, target);
     operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));

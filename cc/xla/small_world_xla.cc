@@ -209,8 +209,9 @@ class SmallWorldXlaOp final : public XlaOpKernel {
         TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
             *api,
             {dtype_, product.block_size, product.feature_axis, shape.batch, /*is_dw=*/false,
-             allow_tf32, /*gated=*/false, /*aligned=*/true, product.in_blocks,
-             product.out_blocks, layouts.plans[j]->density()},
+             allow_tf32, /*gated=*/false, /*aligned=*/true,
+             transpose ? product.out_blocks : product.in_blocks,
+             transpose ? product.in_blocks : product.out_blocks, layouts.plans[j]->density()},
             &target)));
         const auto plan = layouts.plans[j]->matmul_plan(transpose, shape.batch, target);
         bsparse_matmul_args args;
