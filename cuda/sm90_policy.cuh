@@ -26,9 +26,8 @@ struct UnionTile {
   int entries;  // that a stage holds
 };
 
-// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. What a stage
-// takes beside its copies and products, some 400 cycles, does not depend on its size, so that short
-// rows are taken two entries at a time.
+// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. Shorter rows come
+// two entries a stage, so that consumers wait half as often.
 constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
   return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most,
