@@ -356,20 +356,13 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
 template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
-  static_assert(kN == 32 || kN == 16, "widths that kernels use");
-  constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
-  if constexpr (kN == 32 && kBf16) {
+  static_assert(kN == 32, "the width that kernels use");
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
     BSPARSE_WGMMA_OF_REGISTERS("bf16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
                                BSPARSE_F16(d, 0));
-  } else if constexpr (kN == 32) {
+  } else {
     BSPARSE_WGMMA_OF_REGISTERS("f16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
                                BSPARSE_F16(d, 0));
-  } else if constexpr (kBf16) {
-    BSPARSE_WGMMA_OF_REGISTERS("bf16", 16, BSPARSE_R8, "%8", "%9", "%10", "%11", "%12", "%13",
-                               BSPARSE_F8(d, 0));
-  } else {
-    BSPARSE_WGMMA_OF_REGISTERS("f16", 16, BSPARSE_R8, "%8", "%9", "%10", "%11", "%12", "%13",
-                               BSPARSE_F8(d, 0));
   }
 }
 

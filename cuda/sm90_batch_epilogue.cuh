@@ -1,0 +1,192 @@
+// From the sums of products that have the batch along M to y: bias, activation, rounding, bulk tensor
+// stores.
+#ifndef BSPARSE_CUDA_SM90_BATCH_EPILOGUE_CUH_
+#define BSPARSE_CUDA_SM90_BATCH_EPILOGUE_CUH_
+
+#include "cuda/epilogue.cuh"
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_epilogue.cuh"
+#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_union.cuh"
+
+namespace bsparse {
+
+// The sums of a warpgroup: its half of the batch tile, by all of the CTA's columns. Thread t holds,
+// at [column][tile][4 * j + 2 * h + i], batch entry 64 * tile + 16 * warp + lane / 4 + 8 * h of the
+// half and output 8 * j + 2 * (lane % 4) + i of the column.
+template <class Traits>
+struct BatchRows {
+  static constexpr int kBatch = Traits::kBatchTile / kConsumers;  // of a warpgroup
+  static constexpr int kTiles = kBatch / 64;
+  static constexpr int kSums = Traits::kBlockSize / 2;
+  using Sums = float[Traits::kColumns][kTiles][kSums];
+  using Operand = uint32_t[kTiles][Traits::kSteps][4];
+};
+
+// Rounds, stages and stores the sums of one warpgroup.
+template <class Traits>
+struct BatchRowsEpilogue {
+  using Element = typename Traits::Element;
+  using Rows = BatchRows<Traits>;
+  // Block columns that the staging memory holds, in boxes of (kBatch, features) or (features, 64).
+  static constexpr int kRoundColumns =
+      Traits::kGroupBytesY / (Rows::kBatch * Traits::kRowBytes);
+  static constexpr int kColumnBytes = Traits::kBoxesY * Traits::kBoxBytesY;
+  static_assert(Rows::kBatch == Traits::kRoundBatch && Traits::kDepth == Traits::kBlockSize,
+                "boxes of y as the launcher makes them");
+
+  const UnionMatmulParams& params;
+  uint32_t staging;
+  int group;
+  int batch_begin;
+  int partial;
+  uint32_t rank;
+  int features[Traits::kColumns];  // the first of each column, or -1
+
+  // Reads which outputs an item has: early, since it takes a while.
+  __device__ __forceinline__ BatchRowsEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
+                                               int warpgroup, const TileWalk& walk)
+      : params(p),
+        staging(staging_place),
+        group(warpgroup),
+        batch_begin(static_cast<int>(walk.batch_tile) * Traits::kBatchTile +
+                    warpgroup * Rows::kBatch),
+        partial(walk.item.w),
+        rank(ptx::rank_in_cluster()) {
+    const int32_t* const columns =
+        p.columns + (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns;
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+      features[c] = columns[c] < 0 ? -1 : columns[c] * Traits::kBlockSize;
+    }
+  }
+
+  __device__ __forceinline__ void store(typename Rows::Sums& sums) const {
+    if (partial >= 0) {
+      store_partial(sums);
+      return;
+    }
+    if (params.bias != nullptr) add_bias(sums);
+    if (params.activation == BSPARSE_ACTIVATION_RELU) {
+      apply<BSPARSE_ACTIVATION_RELU>(sums);
+    } else if (params.activation == BSPARSE_ACTIVATION_GELU) {
+      apply<BSPARSE_ACTIVATION_GELU>(sums);
+    }
+    const int thread = threadIdx.x % 128;
+#pragma unroll
+    for (int first = 0; first < Traits::kColumns; first += kRoundColumns) {
+      // What this group stored last has left the staging memory.
+      if (thread == 0) ptx::bulk_wait_read();
+      ptx::named_barrier(1 + group, 128);
+#pragma unroll
+      for (int c = 0; c < kRoundColumns; ++c) stage(sums[first + c], staging + c * kColumnBytes);
+      ptx::fence_async_proxy();
+      ptx::named_barrier(1 + group, 128);
+      if (thread == 0) store_columns(first);
+    }
+  }
+
+ private:
+  template <int kActivation>
+  static __device__ __forceinline__ void apply(typename Rows::Sums& sums) {
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+#pragma unroll
+      for (int tile = 0; tile < Rows::kTiles; ++tile) {
+#pragma unroll
+        for (float& sum : sums[c][tile]) sum = activate(sum, kActivation);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add_bias(typename Rows::Sums& sums) const {
+    const auto* const bias = static_cast<const Element*>(params.bias);
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+      if (features[c] < 0) continue;
+#pragma unroll
+      for (int e = 0; e < Rows::kSums; ++e) {
+        if (e % 4 >= 2) continue;
+        const int output = e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2;
+        const float add = to_float(bias[features[c] + output]);
+#pragma unroll
+        for (int tile = 0; tile < Rows::kTiles; ++tile) {
+          sums[c][tile][e] += add;
+          sums[c][tile][e + 2] += add;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void stage(const float (&column)[Rows::kTiles][Rows::kSums],
+                                        uint32_t to) const {
+    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+    const int matrix = lane / 8, row = lane % 8;
+#pragma unroll
+    for (int tile = 0; tile < Rows::kTiles; ++tile) {
+#pragma unroll
+      for (int octet = 0; octet < Traits::kBlockSize / 8; octet += 2) {
+        uint32_t words[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          const int e = 4 * (octet + q / 2) + 2 * (q % 2);
+          const auto pair = make_pair<Element>(column[tile][e], column[tile][e + 1]);
+          words[q] = reinterpret_cast<const uint32_t&>(pair);
+        }
+        // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
+        const int batch = 16 * warp + 8 * (matrix % 2);
+        const int output = 8 * (octet + matrix / 2);
+        if constexpr (Traits::kFeatureAxis == 1) {
+          const uint32_t offset = (64 * tile + batch + row) * Traits::kRowBytes + 2 * output;
+          ptx::stmatrix_x4(to + swizzled(offset, Traits::kRowBytes), words);
+        } else {
+          const uint32_t offset = (output + row) * 128 + 2 * batch;
+          ptx::stmatrix_x4_trans(to + tile * Traits::kBoxBytesY + swizzled(offset, 128), words);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_columns(int first) const {
+#pragma unroll
+    for (int c = 0; c < kRoundColumns; ++c) {
+      if (features[first + c] < 0) continue;
+#pragma unroll
+      for (int b = 0; b < Traits::kBoxesY; ++b) {
+        const uint32_t from = staging + c * kColumnBytes + b * Traits::kBoxBytesY;
+        if constexpr (Traits::kFeatureAxis == 1) {
+          ptx::copy_box_to_global(&params.y, features[first + c], batch_begin, from);
+        } else {
+          ptx::copy_box_to_global(&params.y, batch_begin + 64 * b, features[first + c], from);
+        }
+      }
+    }
+    ptx::bulk_commit();
+  }
+
+  // A segment of a split item, in float32: (outputs of the item, batch).
+  __device__ __forceinline__ void store_partial(const typename Rows::Sums& sums) const {
+    const int lane = threadIdx.x % 32;
+    const int64_t place = (static_cast<int64_t>(partial) * params.ctas + rank) * kUnionOutputs;
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; ++c) {
+#pragma unroll
+      for (int tile = 0; tile < Rows::kTiles; ++tile) {
+#pragma unroll
+        for (int e = 0; e < Rows::kSums; ++e) {
+          const int output = c * Traits::kBlockSize + e / 4 * 8 + lane % 4 * 2 + e % 2;
+          const int64_t batch = batch_begin + 64 * tile + threadIdx.x % 128 / 32 * 16 + lane / 4 +
+                                e % 4 / 2 * 8;
+          if (batch < params.batch) {
+            params.partials[(place + output) * params.batch + batch] = sums[c][tile][e];
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_BATCH_EPILOGUE_CUH_
