@@ -82,7 +82,7 @@ class MatmulPlan:
 
     @property
     def tiles(self):
-        """CTAs that the product launches."""
+        """Output tiles; each is computed by all multiprocessors of an item."""
         return len(self.items) * self.batch_tiles
 
     def _sharing(self):
