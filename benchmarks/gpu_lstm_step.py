@@ -64,7 +64,7 @@ def median_seconds(call, repeats, budget=6.0):
     """(seconds of the first call, median seconds of one of the others).
 
     `call` returns a tensor. Several are enqueued for each synchronisation, so that a wait for the
-    host counts only if it slows the device down; as many as are needed for 30 ms.
+    host counts only if it slows the device down; as many as are needed for 0.1 s.
     """
     begin = time.perf_counter()
     synchronise(call())
@@ -72,7 +72,7 @@ def median_seconds(call, repeats, budget=6.0):
     begin = time.perf_counter()
     synchronise(call())
     once = time.perf_counter() - begin
-    calls = int(np.clip(0.03 / max(once, 1e-6), 1, 50))
+    calls = int(np.clip(0.1 / max(once, 1e-6), 1, 50))
     times = []
     end = time.perf_counter() + budget
     while len(times) < repeats and (not times or time.perf_counter() < end):

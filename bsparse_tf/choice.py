@@ -41,8 +41,8 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
     "features last and a batch above 64",
-    "not the Hopper family: its blocks are 32 and more; 16 and more for fprop and dx of a batch of "
-    "128 and less, and for dw with features first",
+    "not the Hopper family: its blocks are 16 and more; with TF32, and for dw with features last, 32 "
+    "and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )

@@ -7,7 +7,7 @@ namespace bsparse {
 namespace {
 
 // Of a group, in any kernel.
-constexpr int kMaxColumns = 32;
+constexpr int kMaxColumns = 64;
 
 // What matmul and dw have in common.
 template <class Args>

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/dtype.cuh"
+#include "cuda/ptx.cuh"
 
 namespace bsparse {
 
@@ -52,6 +53,12 @@ struct Parameters {
 #pragma unroll
       for (int s = 0; s < kStep; ++s) to[e + s] = step[s];
     }
+  }
+
+  // Asks for parameter i to be brought into the L2 cache.
+  __device__ __forceinline__ void prefetch(int64_t i) const {
+    ptx::prefetch(is_float ? static_cast<const void*>(static_cast<const float*>(data) + i)
+                           : static_cast<const Element*>(data) + i);
   }
 };
 

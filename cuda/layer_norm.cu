@@ -25,6 +25,7 @@ struct LayerNorm {
   int64_t features;
   int64_t segments;
   int64_t operand_stride;
+  int sharers;  // CTAs that write a row: each sums all of it
   float epsilon;
   bool relu;
   bool float_params;
@@ -46,15 +47,38 @@ __device__ __forceinline__ float reciprocal_deviation(float variance, float epsi
 template <class Element, int kCount, int kCached, Operand kOperand>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     normalize_rows_kernel(const __grid_constant__ LayerNorm norm) {
-  follow_kernel_before();
   __shared__ Sums shared[32];
   const int64_t size = norm.features / norm.segments;
   const float inverse_size = 1.0f / static_cast<float>(size);
   const Parameters<Element> gain = {norm.gain, norm.float_params};
   const Parameters<Element> bias = {norm.bias, norm.float_params};
-  for (int64_t unit = blockIdx.x; unit < norm.batch * norm.segments; unit += gridDim.x) {
+  const int share = static_cast<int>(blockIdx.x) % norm.sharers;
+  // This CTA writes the numbers from `written` on, up to `end_written`.
+  const int64_t slice = (size / kCount + norm.sharers - 1) / norm.sharers * kCount;
+  const int64_t written = share * slice, end_written = min(written + slice, size);
+  const int64_t begin = written / kCount;
+  const int64_t early =
+      (begin + (threadIdx.x + blockDim.x - begin % blockDim.x) % blockDim.x) * kCount;
+  if (norm.sharers > 1) {
+    const int64_t feature = blockIdx.x / norm.sharers % norm.segments * size;
+    for (int64_t first = written + threadIdx.x * kCount; first < end_written;
+         first += int64_t{blockDim.x} * kCount) {
+      gain.prefetch(feature + first);
+      bias.prefetch(feature + first);
+    }
+  }
+  follow_kernel_before();
+  for (int64_t unit = blockIdx.x / norm.sharers; unit < norm.batch * norm.segments;
+       unit += gridDim.x / norm.sharers) {
     const RowShare<Element, kCount, kCached> row(
         static_cast<const Element*>(norm.x) + unit * size, size);
+    const int64_t feature = unit % norm.segments * size;
+    // Of this thread's first numbers to be written: they arrive while it sums.
+    float gains[kCount], biases[kCount];
+    if (norm.sharers > 1 && early < end_written) {
+      gain.load(feature + early, gains);
+      bias.load(feature + early, biases);
+    }
     Sums sums = {0.0f, 0.0f};
     row.for_each([&](int64_t, const float (&x)[kCount]) {
 #pragma unroll
@@ -75,7 +99,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
     const float rest = sums.a * inverse_size;
     const float mean = shift + rest;
     const float rstd = reciprocal_deviation(sums.b * inverse_size - rest * rest, norm.epsilon);
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && share == 0) {
       norm.mean[unit] = mean;
       norm.rstd[unit] = rstd;
     }
@@ -85,11 +109,13 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
         static_cast<const Element*>(kOperand == Operand::kAddend ? norm.addend : norm.multiplier) +
             unit * (size / norm.operand_stride),
         static_cast<uint32_t>(norm.operand_stride)};
-    const int64_t feature = unit % norm.segments * size;
     row.for_each([&](int64_t first, const float (&x)[kCount]) {
-      float out[kCount], gains[kCount], biases[kCount];
-      gain.load(feature + first, gains);
-      bias.load(feature + first, biases);
+      if (first < written || first >= end_written) return;
+      float out[kCount];
+      if (norm.sharers == 1 || first != early) {
+        gain.load(feature + first, gains);
+        bias.load(feature + first, biases);
+      }
       if constexpr (kOperand == Operand::kNone) {
 #pragma unroll
         for (int e = 0; e < kCount; ++e) {
@@ -110,7 +136,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
 }
 
 template <class Element>
-cudaError_t normalize_rows(const LayerNorm& norm, cudaStream_t stream) {
+cudaError_t normalize_rows(LayerNorm norm, cudaStream_t stream) {
   const int64_t size = norm.features / norm.segments;
   bool aligned = true;
   for (const void* pointer :
@@ -121,8 +147,11 @@ cudaError_t normalize_rows(const LayerNorm& norm, cudaStream_t stream) {
     aligned = aligned && is_aligned(norm.multiplier, 16) && is_aligned(norm.addend, 16);
   }
   const RowPolicy<Element> policy(size, aligned);
-  const auto ctas =
-      static_cast<unsigned>(std::min<int64_t>(norm.batch * norm.segments, kMaxRowCtas));
+  const int64_t rows = norm.batch * norm.segments;
+  if (norm.y != nullptr && norm.y != norm.x && rows <= kSharedRows && size >= kSharedRowSize) {
+    norm.sharers = kRowSharers;
+  }
+  const auto ctas = static_cast<unsigned>(std::min(rows, kMaxRowCtas) * norm.sharers);
   with_row_policy(policy, [&](auto count, auto cached) {
     constexpr int kCount = decltype(count)::value, kCached = decltype(cached)::value;
     if (norm.multiplier != nullptr) {
@@ -334,6 +363,7 @@ bsparse_status layer_norm(const bsparse_layer_norm_args* request, void* stream_p
                           args.features,
                           args.segments,
                           std::max<int64_t>(args.operand_stride, 1),
+                          /*sharers=*/1,
                           args.epsilon,
                           args.relu != 0,
                           args.param_dtype == BSPARSE_FLOAT32};

@@ -19,7 +19,12 @@ namespace bsparse {
 
 // Leaves a thread the registers that its share of a row takes.
 constexpr int kMaxRowThreads = 768;
-constexpr int kMaxRowCtas = 1 << 20;
+constexpr int64_t kMaxRowCtas = 1 << 20;
+
+// One SM alone takes long to read the parameters of a long row, and to write it.
+constexpr int64_t kSharedRows = 16;
+constexpr int64_t kSharedRowSize = 4096;
+constexpr int kRowSharers = 8;
 
 struct Sums {
   float a, b;

@@ -140,6 +140,11 @@ __device__ __forceinline__ uint64_t load_acquire(const uint64_t* from) {
   return value;
 }
 
+// Asks for the line at an address of global memory to be brought into the L2 cache.
+__device__ __forceinline__ void prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 // Programmatic dependent launch (Hopper). A kernel that is launched to start early may run while the
 // kernel before it in the stream still does, until it waits; then all that one wrote is there. For
 // kernels launched otherwise both do nothing.

@@ -12,16 +12,37 @@
 
 namespace bsparse {
 
-// The sums of a warpgroup: its half of the batch tile, by all of the CTA's columns. Thread t holds,
-// at [column][tile][4 * j + 2 * h + i], batch entry 64 * tile + 16 * warp + lane / 4 + 8 * h of the
-// half and output 8 * j + 2 * (lane % 4) + i of the column.
+// The sums of a warpgroup: its half of the batch tile, by all of the CTA's columns; where warps multiply
+// on their own, the whole batch tile by half of the columns. Thread t holds, at
+// [column][tile][4 * j + 2 * h + i], batch entry 64 * tile + 16 * warp + lane / 4 + 8 * h of the
+// warpgroup's and output 8 * j + 2 * (lane % 4) + i of the column.
 template <class Traits>
 struct BatchRows {
-  static constexpr int kBatch = Traits::kBatchTile / kConsumers;  // of a warpgroup
+  static constexpr int kBatch = Traits::kBatchTile / (Traits::kWarpRows ? 1 : kConsumers);
+  static constexpr int kColumns = Traits::kColumns / (Traits::kWarpRows ? kConsumers : 1);
   static constexpr int kTiles = kBatch / 64;
   static constexpr int kSums = Traits::kBlockSize / 2;
-  using Sums = float[Traits::kColumns][kTiles][kSums];
+  using Sums = float[kColumns][kTiles][kSums];
   using Operand = uint32_t[kTiles][Traits::kSteps][4];
+
+  // Of the CTA's, a warpgroup's first.
+  static __device__ __forceinline__ int first_batch(int group) {
+    return Traits::kWarpRows ? 0 : group * kBatch;
+  }
+  static __device__ __forceinline__ int first_column(int group) {
+    return Traits::kWarpRows ? group * kColumns : 0;
+  }
+
+  static __device__ __forceinline__ void clear(Sums& sums) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (float& sum : sums[c][tile]) sum = 0.0f;
+      }
+    }
+  }
 };
 
 // Rounds, stages and stores the sums of one warpgroup.
@@ -29,11 +50,13 @@ template <class Traits>
 struct BatchRowsEpilogue {
   using Element = typename Traits::Element;
   using Rows = BatchRows<Traits>;
-  // Block columns that the staging memory holds, in boxes of (kBatch, features) or (features, 64).
-  static constexpr int kRoundColumns =
-      Traits::kGroupBytesY / (Rows::kBatch * Traits::kRowBytes);
-  static constexpr int kColumnBytes = Traits::kBoxesY * Traits::kBoxBytesY;
-  static_assert(Rows::kBatch == Traits::kRoundBatch && Traits::kDepth == Traits::kBlockSize,
+  // Boxes of a column are (kBoxBatch, features) or (features, kBoxBatch).
+  static constexpr int kBoxBatch = Traits::kRoundBatch / Traits::kBoxesY;
+  static constexpr int kBoxes = Rows::kBatch / kBoxBatch;
+  static constexpr int kColumnBytes = kBoxes * Traits::kBoxBytesY;
+  // Columns that the staging memory holds.
+  static constexpr int kRoundColumns = Traits::kGroupBytesY / kColumnBytes;
+  static_assert(Rows::kColumns % kRoundColumns == 0 && Traits::kDepth == Traits::kBlockSize,
                 "boxes of y as the launcher makes them");
 
   const UnionMatmulParams& params;
@@ -42,7 +65,7 @@ struct BatchRowsEpilogue {
   int batch_begin;
   int partial;
   uint32_t rank;
-  int features[Traits::kColumns];  // the first of each column, or -1
+  int features[Rows::kColumns];  // the first of each column, or -1
 
   // Reads which outputs an item has: early, since it takes a while.
   __device__ __forceinline__ BatchRowsEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
@@ -51,13 +74,14 @@ struct BatchRowsEpilogue {
         staging(staging_place),
         group(warpgroup),
         batch_begin(static_cast<int>(walk.batch_tile) * Traits::kBatchTile +
-                    warpgroup * Rows::kBatch),
+                    Rows::first_batch(warpgroup)),
         partial(walk.item.w),
         rank(ptx::rank_in_cluster()) {
     const int32_t* const columns =
-        p.columns + (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns;
+        p.columns + (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns +
+        Rows::first_column(group);
 #pragma unroll
-    for (int c = 0; c < Traits::kColumns; ++c) {
+    for (int c = 0; c < Rows::kColumns; ++c) {
       features[c] = columns[c] < 0 ? -1 : columns[c] * Traits::kBlockSize;
     }
   }
@@ -75,7 +99,7 @@ struct BatchRowsEpilogue {
     }
     const int thread = threadIdx.x % 128;
 #pragma unroll
-    for (int first = 0; first < Traits::kColumns; first += kRoundColumns) {
+    for (int first = 0; first < Rows::kColumns; first += kRoundColumns) {
       // What this group stored last has left the staging memory.
       if (thread == 0) ptx::bulk_wait_read();
       ptx::named_barrier(1 + group, 128);
@@ -91,7 +115,7 @@ struct BatchRowsEpilogue {
   template <int kActivation>
   static __device__ __forceinline__ void apply(typename Rows::Sums& sums) {
 #pragma unroll
-    for (int c = 0; c < Traits::kColumns; ++c) {
+    for (int c = 0; c < Rows::kColumns; ++c) {
 #pragma unroll
       for (int tile = 0; tile < Rows::kTiles; ++tile) {
 #pragma unroll
@@ -103,7 +127,7 @@ struct BatchRowsEpilogue {
   __device__ __forceinline__ void add_bias(typename Rows::Sums& sums) const {
     const auto* const bias = static_cast<const Element*>(params.bias);
 #pragma unroll
-    for (int c = 0; c < Traits::kColumns; ++c) {
+    for (int c = 0; c < Rows::kColumns; ++c) {
       if (features[c] < 0) continue;
 #pragma unroll
       for (int e = 0; e < Rows::kSums; ++e) {
@@ -153,12 +177,13 @@ struct BatchRowsEpilogue {
     for (int c = 0; c < kRoundColumns; ++c) {
       if (features[first + c] < 0) continue;
 #pragma unroll
-      for (int b = 0; b < Traits::kBoxesY; ++b) {
+      for (int b = 0; b < kBoxes; ++b) {
         const uint32_t from = staging + c * kColumnBytes + b * Traits::kBoxBytesY;
+        const int batch = batch_begin + b * kBoxBatch;
         if constexpr (Traits::kFeatureAxis == 1) {
-          ptx::copy_box_to_global(&params.y, features[first + c], batch_begin, from);
+          ptx::copy_box_to_global(&params.y, features[first + c], batch, from);
         } else {
-          ptx::copy_box_to_global(&params.y, batch_begin + 64 * b, features[first + c], from);
+          ptx::copy_box_to_global(&params.y, batch, features[first + c], from);
         }
       }
     }
@@ -170,12 +195,12 @@ struct BatchRowsEpilogue {
     const int lane = threadIdx.x % 32;
     const int64_t place = (static_cast<int64_t>(partial) * params.ctas + rank) * kUnionOutputs;
 #pragma unroll
-    for (int c = 0; c < Traits::kColumns; ++c) {
+    for (int c = 0; c < Rows::kColumns; ++c) {
 #pragma unroll
       for (int tile = 0; tile < Rows::kTiles; ++tile) {
 #pragma unroll
         for (int e = 0; e < Rows::kSums; ++e) {
-          const int output = c * Traits::kBlockSize + e / 4 * 8 + lane % 4 * 2 + e % 2;
+          const int output = (Rows::first_column(group) + c) * Traits::kBlockSize + e / 4 * 8 + lane % 4 * 2 + e % 2;
           const int64_t batch = batch_begin + 64 * tile + threadIdx.x % 128 / 32 * 16 + lane / 4 +
                                 e % 4 / 2 * 8;
           if (batch < params.batch) {

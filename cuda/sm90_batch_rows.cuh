@@ -27,12 +27,12 @@ struct BatchRowsReader {
 #pragma unroll
     for (int k = 0; k < Traits::kSteps; ++k) {
       if constexpr (Traits::kFeatureAxis == 1) {
-        const int batch = group * Rows::kBatch + 16 * warp + 8 * (matrix % 2) + row;
+        const int batch = Rows::first_batch(group) + 16 * warp + 8 * (matrix % 2) + row;
         offset[k] = swizzled(batch * Traits::kRowBytes + 32 * k + 16 * (matrix / 2),
                              Traits::kRowBytes);
       } else {
         const int feature = 16 * k + 8 * (matrix / 2) + row;
-        offset[k] = group * Rows::kTiles * Traits::kBoxBytesX +
+        offset[k] = Rows::first_batch(group) / 64 * Traits::kBoxBytesX +
                     swizzled(feature * 128 + 32 * warp + 16 * (matrix % 2), 128);
       }
       offset[k] = ptx::kept(offset[k]);
@@ -111,14 +111,7 @@ __device__ __forceinline__ void consume_batch_rows(const UnionMatmulParams& para
     const BatchRowsEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
     const int stages = stages_of<Traits>(walk.item);
     if (stages == 0) queue.skip(walk, 0);
-#pragma unroll
-    for (int c = 0; c < Traits::kColumns; ++c) {
-#pragma unroll
-      for (int tile = 0; tile < Rows::kTiles; ++tile) {
-#pragma unroll
-        for (float& sum : sums[c][tile]) sum = 0.0f;
-      }
-    }
+    Rows::clear(sums);
 #pragma unroll 1
     for (int s = 0; s < stages; ++s) {
       // The same in all lanes: products are the whole warpgroup's.

@@ -18,9 +18,11 @@
 #include "cuda/sm90_epilogue.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
+#include "cuda/sm90_produce_slots.cuh"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
 #include "cuda/sm90_union.cuh"
+#include "cuda/sm90_warp_rows.cuh"
 
 namespace bsparse {
 
@@ -111,8 +113,8 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w
-      ptx::barrier_init(shared.empty_x(stage), kConsumers * params.ctas);
-      ptx::barrier_init(shared.empty_w(stage), kConsumers);
+      ptx::barrier_init(shared.empty_x(stage), Traits::kReleases * params.ctas);
+      ptx::barrier_init(shared.empty_w(stage), Traits::kReleases);
     }
     ptx::barrier_init_fence();
   }
@@ -122,14 +124,22 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
     constexpr int kTurns = kProducers / 2;
-    if (producer < kTurns) {
+    if constexpr (Traits::kWarpRows) {
+      if (producer < kTurns) {
+        produce_slots<Traits, InputSlot<Traits>, kTurns>(params, shared, producer);
+      } else {
+        produce_slots<Traits, WeightSlot<Traits>, kTurns>(params, shared, producer - kTurns);
+      }
+    } else if (producer < kTurns) {
       produce<Traits, InputRecord, kTurns>(params, shared, producer);
     } else {
       produce<Traits, WeightRecord<Traits>, kTurns>(params, shared, producer - kTurns);
     }
   } else {
     ptx::take_registers<216>();
-    if constexpr (Traits::kBatchRows) {
+    if constexpr (Traits::kWarpRows) {
+      consume_warp_rows(params, shared, warpgroup);
+    } else if constexpr (Traits::kBatchRows) {
       consume_batch_rows(params, shared, warpgroup);
     } else {
       consume(params, shared, warpgroup);
@@ -154,12 +164,13 @@ Kernel sm90_matmul_entry() {
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
 template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
 Kernel sm90_matmul_for(bsparse_kernel family) {
+  constexpr int kSize = sizeof(typename Math::Element);
   switch (family) {
     case BSPARSE_SM90:
       return sm90_matmul_entry<
           Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90>>();
     case BSPARSE_SM90_SMALL:
-      if constexpr (kBlockSize >= smallest_union_block(kUnionSmallBatch)) {
+      if constexpr (kBlockSize >= smallest_union_block(kUnionSmallBatch, kSize)) {
         return sm90_matmul_entry<
             Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_SMALL>>();
       }
@@ -186,7 +197,13 @@ Kernel sm90_matmul_for(const MatmulVariant& variant) {
 
 template <class Math>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
+  constexpr int kSize = sizeof(typename Math::Element);
   switch (variant.block_size) {
+    case 16:
+      if constexpr (smallest_union_block(kUnionSmallBatch + 1, kSize) <= 16) {
+        return sm90_matmul_for<Math, 16>(variant);
+      }
+      return {};
     case 32: return sm90_matmul_for<Math, 32>(variant);
     case 64: return sm90_matmul_for<Math, 64>(variant);
     case 128: return sm90_matmul_for<Math, 128>(variant);

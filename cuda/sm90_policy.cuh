@@ -26,12 +26,12 @@ struct UnionTile {
   int entries;  // that a stage holds
 };
 
-// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. Shorter rows come
-// two entries a stage, so that consumers wait half as often.
+// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. The shorter the
+// rows, the more entries a stage has, so that consumers wait less often.
 constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
-  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most,
-          block_size < most ? 2 : 1};
+  const int entries = block_size >= most ? 1 : block_size >= 32 ? 2 : 4;
+  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most, entries};
 }
 
 // CTAs of a cluster: as many as every Hopper GPU can place.
@@ -46,6 +46,7 @@ constexpr int32_t sms_of_clusters(int32_t sm_count, int32_t ctas) {
 // and are fewer in all; measured on an H100 (docs/kernel-notes.md).
 constexpr int32_t wanted_union_ctas(int block_size, int feature_axis, float density) {
   if (density > 0.35f) return 2;
+  if (block_size == 16) return feature_axis == 0 || density > 0.15f ? 2 : 8;
   if (block_size == 32) {
     if (feature_axis == 0 && density > 0.02f) return 2;
     return density > 0.15f ? 2 : density > 0.07f ? 4 : 8;
@@ -110,7 +111,9 @@ constexpr bool streams(int block_size, int64_t batch) {
 }
 constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
 
-constexpr int smallest_union_block(int64_t batch) { return batch <= kUnionSmallBatch ? 64 : 32; }
+constexpr int smallest_union_block(int64_t batch, int element_size) {
+  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 16 : 32;
+}
 
 }  // namespace bsparse
 

@@ -112,7 +112,7 @@ __device__ __forceinline__ void produce(const UnionMatmulParams& params,
       __syncwarp();
       cursor.advance(kTurns);
     }
-    first = queue.first_of_next(walk, first);
+    first = first_of_next<Traits, kTurns>(walk, first);
   }
 }
 

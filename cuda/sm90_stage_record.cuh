@@ -102,6 +102,13 @@ struct StageRecord {
   }
 };
 
+// Of the next tile's stages the first to be taken, if of this one's every kTurns-th is from `first` on.
+template <class Traits, int kTurns>
+__device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
+  const int left = stages_of<Traits>(walk.item) - first;
+  return left <= 0 ? -left : (kTurns - left % kTurns) % kTurns;
+}
+
 // The records of every kTurns-th stage, in the order of a tile walk. Each lane of a warp reads the
 // record of one of the next 32, while the 32 before are taken: where all CTAs wait for the L2
 // cache, so does a load.
@@ -128,20 +135,14 @@ struct RecordQueue {
       held = next;
       const int after = first + kTurns * (i + 32);
       next = after < stages_of<Traits>(walk.item) ? read(walk.item, after)
-                                       : read(walk.next_item, first_of_next(walk, first));
+                                       : read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
     }
     return held.of_lane(i % 32);
   }
 
   // Goes on to the next tile where no stage of this one is taken.
   __device__ __forceinline__ void skip(const TileWalk& walk, int first) {
-    next = read(walk.next_item, first_of_next(walk, first));
-  }
-
-  // Of the next tile's stages the first to be taken.
-  static __device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
-    const int left = stages_of<Traits>(walk.item) - first;
-    return left <= 0 ? -left : (kTurns - left % kTurns) % kTurns;
+    next = read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
   }
 
  private:

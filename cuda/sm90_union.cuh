@@ -43,6 +43,9 @@ struct Sm90MatmulTraits {
   // Where 64 outputs would be several columns, the batch lies along M and each column is multiplied
   // alone; else the columns of a warpgroup are.
   static constexpr bool kBatchRows = kBlockSize < 64 && kSize == 2;
+  // Small blocks by warps on their own (sm90_warp_rows.cuh).
+  static constexpr bool kWarpRows = kBatchRows && kBlockSize < 32;
+  static constexpr int kReleases = kWarpRows ? 4 * kConsumers : kConsumers;  // of a stage and CTA
   static constexpr int kMasked = kBatchRows ? kColumns : kConsumers;  // what a mask tells about
   static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kEntryBytesX = kBatchTile * kRowBytes;

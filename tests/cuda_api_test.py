@@ -300,17 +300,18 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
 
 @pytest.mark.parametrize("activation", ("none", "relu", "gelu"))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (32, 64))
-def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, feature_axis, activation):
+@pytest.mark.parametrize("block_size, batch", ((16, 136), (32, 72), (32, 136), (64, 72)))
+def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, batch, feature_axis,
+                                                  activation):
     """To all outputs joined to them, and to no other batch entry. Missing blocks count as zeros
     where columns share a product."""
     layout = np.array([[True, True], [True, False]])
     w = torch.ones((3, block_size, block_size), dtype=torch.bfloat16, device="cuda")
-    x = torch.ones((72, 2 * block_size), dtype=torch.bfloat16, device="cuda")
+    x = torch.ones((batch, 2 * block_size), dtype=torch.bfloat16, device="cuda")
     x[3, 5], x[9, block_size + 8] = float("nan"), float("inf")
     x_in = x if feature_axis == 1 else x.t().contiguous()
     y = torch.zeros_like(x_in)
-    tile = kernels.tile("bfloat16", block_size, 72, feature_axis=feature_axis)
+    tile = kernels.tile("bfloat16", block_size, batch, feature_axis=feature_axis)
     kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape,
                            cuda.matmul_plan(layout, tile), x_in, w, y, activation=activation)()
     got = float64(y if feature_axis == 1 else y.t())
@@ -422,7 +423,7 @@ def union_tile(ctas, block_size):
                      cta_columns=columns, shared_columns=1)
 
 
-@pytest.mark.parametrize("block_size", [32, 64, 128])
+@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
 @pytest.mark.parametrize("ctas", [1, 2, 4, 8])
 def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
     if kernels.device().compute_capability != 90:
@@ -433,7 +434,7 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
         check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
                      transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
                      shape=(9, 7), use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
-    for transpose in (False, True):
+    for transpose in (False, True) if block_size > 16 else ():
         check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2, tile=tile,
                      shape=(9, 7), use_gate=transpose)
     # More tiles than a ring has stages, more items than clusters run at once.
@@ -456,7 +457,7 @@ BAD_MATMULS = {
     "dtype": ("dtype", 9), "block_size": ("block_size", 24), "feature_axis": ("feature_axis", 2),
     "in_blocks": ("in_blocks", 0), "batch": ("batch", -1), "activation": ("activation", 3),
     "x": ("x", None), "w": ("w", 8), "y": ("y", None), "too large": ("batch", 2**60),
-    "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 33), "plan.num_items": ("num_items", 0),
+    "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 65), "plan.num_items": ("num_items", 0),
     "plan.items": ("items", 4), "workspace_bytes": ("num_partials", 1),
 }
 

@@ -179,7 +179,8 @@ def test_layer_norm(api, dtype, axis, wide):
         pytest.skip("float32 has no wider parameters")
     for features, batch, segments, relu in (
             (64, 16, 1, False), (257, 33, 1, True), (1024, 129, 4, False), (2048, 128, 1, True),
-            (20, 1, 5, False), (8200, 7, 1, False), (4096, 64, 2, True)):
+            (20, 1, 5, False), (8200, 7, 1, False), (4096, 64, 2, True),
+            (18432, 1, 1, True), (4100, 3, 1, True), (16388, 2, 2, False)):
         check_layer_norm(api, dtype, axis, features, batch, segments, relu, wide)
 
 
@@ -377,7 +378,8 @@ def test_layer_norm_with_an_operand(api, dtype, kind):
     for features, batch, relu, stride, offset in (
             (64, 16, False, 1, 0), (257, 33, True, 1, 0), (2048, 1, True, 4, 0),
             (512, 34, True, 2, 3), (512, 34, True, 1, 3), (270, 5, False, 3, 0),
-            (960, 12, True, 12, 0), (18432, 128, kind == "addend", 4, 0), (40000, 3, True, 5, 0)):
+            (960, 12, True, 12, 0), (18432, 128, kind == "addend", 4, 0), (40000, 3, True, 5, 0),
+            (18432, 2, True, 4, 0)):
         check_layer_norm_with_operand(api, dtype, kind, features, batch, relu, wide, stride, offset)
 
 

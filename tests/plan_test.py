@@ -102,19 +102,22 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((16, 0.1, 0), 128, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
+        ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
+        ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
+        ((16, 0.1), 8192, "float32", dict(allow_tf32=True), "sm80", ["sparse", "with TF32"]),
         # What keeps a product from them, one thing at a time.
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
         ((64, 0.1, 0), 8192, "float32", dict(allow_tf32=True), "sm80", ["sparse", "features last"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm80 small", ["sparse", "16 and more", "small variant"]),
-        ((8, 0.01), 8192, "bfloat16", {}, "sm80", ["sparse", "blocks are 32"]),
+        ((8, 0.01), 8192, "bfloat16", {}, "sm80", ["sparse", "blocks are 16"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
         ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "small var"]),
         # The dense matrix.
         ((8, 0.5), 8192, "bfloat16", {}, "dense", [": dense"]),
         ((8, 0.5), 8192, "bfloat16", dict(product="dw", gated=True), "dense", [": dense"]),
-        ((8, 0.5), 8192, "bfloat16", dict(gated=True), "sm80", ["with a gate", "blocks are 32"]),
+        ((8, 0.5), 8192, "bfloat16", dict(gated=True), "sm80", ["with a gate", "blocks are 16"]),
     ],
 )
 def test_family_and_the_rules_that_chose_it(problem, batch, dtype, options, family, reasons):
