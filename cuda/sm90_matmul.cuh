@@ -8,8 +8,9 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
-// block columns it is the other way round (sm90_batch_rows.cuh), but for TF32: there a missing block
-// of the 64 counts as zeros, which the copy engine makes (a box outside the tensor).
+// block columns it is the other way round (sm90_batch_rows.cuh, and by warps sm90_warp_rows.cuh), but
+// for TF32: there a missing block of the 64 counts as zeros, which the copy engine makes (a box outside
+// the tensor).
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 

@@ -62,7 +62,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   uint32_t mask = 0;
 #pragma unroll
   for (int e = 0; e < Traits::kEntries; ++e) mask |= record.entries[e].mask() << Traits::kMasked * e;
-  ptx::store_shared(shared.mask(stage), mask);
+  if constexpr (!Traits::kBatchRows) ptx::store_shared(shared.mask(stage), mask);
   ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kMaskedBytes);
   const int reduction = part * Traits::kDepth;
 #pragma unroll

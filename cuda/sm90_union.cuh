@@ -113,7 +113,8 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t empty_w(int stage) const {
     return empty_x(Traits::kStages) + 8 * stage;
   }
-  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage.
+  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Where warps multiply
+  // on their own, bit i: WeightSlot i has one.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return empty_w(Traits::kStages) + 4 * stage;
   }
