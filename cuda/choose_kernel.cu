@@ -33,7 +33,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
                             request.feature_axis == 1 && request.batch > kUnionSmallBatch;
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
-  const int smallest = request.is_dw ? smallest_dw : smallest_union_block(request.batch, static_cast<int>(element_size(request.dtype)));
+  const auto size = static_cast<int>(element_size(request.dtype));
+  const int smallest =
+      request.is_dw ? smallest_dw : smallest_union_block(request.batch, size);
   const bool streamed = is_stream(request);
   if (request.block_size < smallest && !streamed) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;

@@ -14,14 +14,17 @@
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
+#include <type_traits>
+
 #include "cuda/matmul_params.h"
 #include "cuda/sm90_batch_rows.cuh"
 #include "cuda/sm90_epilogue.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
-#include "cuda/sm90_produce_slots.cuh"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
+#include "cuda/sm90_slots.cuh"
+#include "cuda/sm90_stage_record.cuh"
 #include "cuda/sm90_union.cuh"
 #include "cuda/sm90_warp_rows.cuh"
 
@@ -125,16 +128,16 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
     constexpr int kTurns = kProducers / 2;
-    if constexpr (Traits::kWarpRows) {
-      if (producer < kTurns) {
-        produce_slots<Traits, InputSlot<Traits>, kTurns>(params, shared, producer);
-      } else {
-        produce_slots<Traits, WeightSlot<Traits>, kTurns>(params, shared, producer - kTurns);
-      }
-    } else if (producer < kTurns) {
-      produce<Traits, InputRecord, kTurns>(params, shared, producer);
+    using Inputs = std::conditional_t<Traits::kWarpRows,
+                                      SlotQueue<Traits, InputSlot<Traits>, kTurns>,
+                                      RecordQueue<Traits, InputRecord, kTurns>>;
+    using Weights = std::conditional_t<Traits::kWarpRows,
+                                       SlotQueue<Traits, WeightSlot<Traits>, kTurns>,
+                                       RecordQueue<Traits, WeightRecord<Traits>, kTurns>>;
+    if (producer < kTurns) {
+      produce<Traits, Inputs, kTurns>(params, shared, producer);
     } else {
-      produce<Traits, WeightRecord<Traits>, kTurns>(params, shared, producer - kTurns);
+      produce<Traits, Weights, kTurns>(params, shared, producer - kTurns);
     }
   } else {
     ptx::take_registers<216>();

@@ -2,36 +2,26 @@
 #ifndef BSPARSE_CUDA_SM90_PRODUCE_CUH_
 #define BSPARSE_CUDA_SM90_PRODUCE_CUH_
 
-#include <type_traits>
-
 #include "cuda/matmul_params.h"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90_copy.cuh"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
+#include "cuda/sm90_slots.cuh"
 #include "cuda/sm90_stage_record.cuh"
 #include "cuda/sm90_union.cuh"
 
 namespace bsparse {
 
-// A box of x into the CTAs of the cluster whose bits are set, this one among them.
-template <class Traits>
-__device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& params, int feature,
-                                       int batch, uint32_t barrier, uint32_t ranks) {
-  const int column = Traits::kFeatureAxis == 1 ? feature : batch;
-  const int row = Traits::kFeatureAxis == 1 ? batch : feature;
-  if ((ranks & (ranks - 1)) == 0) {
-    ptx::copy_box_to_shared(to, &params.x, column, row, barrier);
-  } else {
-    ptx::copy_box_to_cluster(to, &params.x, column, row, barrier, static_cast<uint16_t>(ranks));
-  }
-}
+// How a warp fills a stage with what a queue gave it. Here one thread, the `elected` one, issues all
+// copies; for slots see sm90_slots.cuh.
 
-// Copies the x tiles of a stage that this CTA sends, and says how much x is to come.
+// Copies the x tiles that this CTA sends, and says how much x is to come.
 template <class Traits>
 __device__ __forceinline__ void fill(const UnionMatmulParams& params,
                                      const UnionShared<Traits>& shared, int stage,
                                      const StageRecord<Traits, InputRecord>& record, int part,
-                                     int batch_begin) {
+                                     int batch_begin, bool elected) {
+  if (!elected) return;
   const uint32_t full = shared.full(stage);
   uint32_t bytes = 0;
 #pragma unroll
@@ -52,12 +42,13 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   }
 }
 
-// Copies the weight blocks of a stage, and says which there are.
+// Copies the weight blocks, and says which there are.
 template <class Traits>
 __device__ __forceinline__ void fill(const UnionMatmulParams& params,
                                      const UnionShared<Traits>& shared, int stage,
                                      const StageRecord<Traits, WeightRecord<Traits>>& record,
-                                     int part, int) {
+                                     int part, int, bool elected) {
+  if (!elected) return;
   const uint32_t full = shared.full(stage);
   uint32_t mask = 0;
 #pragma unroll
@@ -76,39 +67,34 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
     const int row = (block >= 0 ? block : params.num_blocks) * Traits::kBlockSize +
                     (Traits::kOutputRows ? output : reduction);
     const int column = Traits::kOutputRows ? reduction : output;
-    if (params.keeps_weights) {
-      ptx::copy_box_to_shared(to, &params.w, column, row, full, ptx::policy_keep());
-    } else {
-      ptx::copy_box_to_shared(to, &params.w, column, row, full);
-    }
+    copy_w(to, params, column, row, full);
   }
 }
 
 // Fills stages in the order in which the consumers empty them: with x or with w, and every
 // kTurns-th stage from the `turn`-th on. A warp issues copies one by one, and slowly, so several
 // share the work.
-template <class Traits, class Record, int kTurns>
+template <class Traits, class Queue, int kTurns>
 __device__ __forceinline__ void produce(const UnionMatmulParams& params,
                                         const UnionShared<Traits>& shared, int turn) {
-  constexpr bool kInputs = std::is_same_v<Record, InputRecord>;
   const bool elected = ptx::elected();
   StageCursor<Traits::kStages> cursor;
   cursor.advance(turn);
   int first = turn;  // of the tile's stages the first that is this warp's
   TileWalk walk(params);
-  RecordQueue<Traits, Record, kTurns> queue(params, walk, first);
+  Queue queue(params, walk, first);
   for (; !walk.done(); walk.advance()) {
     const int batch_begin = static_cast<int>(walk.batch_tile) * Traits::kBatchTile;
     const int stages = stages_of<Traits>(walk.item);
     if (first >= stages) queue.skip(walk, first);
 #pragma unroll 1
     for (int i = 0; first + kTurns * i < stages; ++i) {
-      const StageRecord<Traits, Record> record = queue.take(walk, first, i);
+      const auto taken = queue.take(walk, first, i);
       const int part = (first + kTurns * i) % Traits::kParts;
       const int stage = cursor.stage;
-      const uint32_t empty = kInputs ? shared.empty_x(stage) : shared.empty_w(stage);
+      const uint32_t empty = Queue::kInputs ? shared.empty_x(stage) : shared.empty_w(stage);
       ptx::barrier_wait(empty, cursor.parity ^ 1);
-      if (elected) fill<Traits>(params, shared, stage, record, part, batch_begin);
+      fill<Traits>(params, shared, stage, taken, part, batch_begin, elected);
       __syncwarp();
       cursor.advance(kTurns);
     }

@@ -2,6 +2,8 @@
 #ifndef BSPARSE_CUDA_SM90_STAGE_RECORD_CUH_
 #define BSPARSE_CUDA_SM90_STAGE_RECORD_CUH_
 
+#include <type_traits>
+
 #include "cuda/matmul_params.h"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_union.cuh"
@@ -115,6 +117,7 @@ __device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
 template <class Traits, class Record, int kTurns>
 struct RecordQueue {
   using Stage = StageRecord<Traits, Record>;
+  static constexpr bool kInputs = std::is_same_v<Record, InputRecord>;
 
   const UnionMatmulParams& params;
   uint32_t rank;

@@ -198,6 +198,27 @@ PlanTarget UnionTarget(int32_t ctas) {
   return target;
 }
 
+// A hub column of so many blocks beside columns of one.
+Layout Hub(int32_t blocks) {
+  Layout layout{{}, blocks, 16};
+  for (int32_t k = 0; k < 16; ++k) {
+    for (int32_t c = 0; c < (k == 0 ? blocks : 1); ++c) {
+      layout.coords.insert(layout.coords.end(), {c, k});
+    }
+  }
+  return layout;
+}
+
+TEST(MatmulPlan, AUnionIsSplitOnlyIfThatPaysForAnotherKernel) {
+  PlanTarget large = UnionTarget(1);  // blocks of 128, whose entries take longer
+  large.columns = large.cta_columns = large.shared_columns = 1;
+  const Layout small_hub = Hub(20), hub = Hub(60);
+  const BlockIndex small(small_hub.view(), false), long_column(hub.view(), false);
+  EXPECT_EQ(MatmulPlan(small, 256, UnionTarget(1)).num_splits(), 0);
+  EXPECT_EQ(MatmulPlan(small, 256, large).num_splits(), 1);
+  EXPECT_EQ(MatmulPlan(long_column, 256, UnionTarget(1)).num_splits(), 1);
+}
+
 TEST(ColumnGroups, HoldEveryColumnOnce) {
   const Layout layout = Random(40, 53, 0.1, 1, 12);
   const BlockIndex index(layout.view(), false);
