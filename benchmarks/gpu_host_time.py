@@ -21,7 +21,7 @@ from bsparse_tf import BlocksparseMatMul
 
 OPS = 200  # fewer launches than the driver's queue holds
 FEATURES = 512
-# name -> (block size, feature axis, batch): each goes through another family of kernels on Hopper.
+# name -> (block size, feature axis, batch), by the kernels that they go through on Hopper.
 CASES = {
     "stream": (32, 1, 32),
     "union, features last": (32, 1, 256),
@@ -59,8 +59,9 @@ def functions_of(block_size, feature_axis, batch):
                                          feature_axis=feature_axis)
     shape = (batch, FEATURES) if feature_axis == 1 else (FEATURES, batch)
     x = tf.cast(tf.random.normal(shape), tf.bfloat16)
-    w = tf.cast(tf.random.normal(matmul.w_shape, stddev=0.03), tf.bfloat16)
-    dense = tf.cast(tf.random.normal([FEATURES, FEATURES], stddev=0.03), tf.bfloat16)
+    fan_in = matmul.density * FEATURES
+    w = tf.cast(tf.random.normal(matmul.w_shape, stddev=fan_in**-0.5), tf.bfloat16)
+    dense = tf.cast(tf.random.normal([FEATURES, FEATURES], stddev=FEATURES**-0.5), tf.bfloat16)
 
     def ordinary(x):
         return tf.matmul(x, dense) if feature_axis == 1 else tf.matmul(dense, x)

@@ -48,7 +48,7 @@ typedef struct {
 typedef enum {
   BSPARSE_SM80 = 0,        // mma.sync, one block column an item: every GPU from sm_80 on
   BSPARSE_SM80_SMALL = 1,  // the same for small batches
-  BSPARSE_SM90 = 2,        // wgmma over unions of block columns: sm_90, 16-bit
+  BSPARSE_SM90 = 2,        // unions of block columns: sm_90, 16 bit and TF32
   BSPARSE_SM90_SMALL = 3,  // the same for small batches
   BSPARSE_DENSE = 4,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 5, // small batches of sm_90, 16-bit: every CTA an equal list of blocks

@@ -2,9 +2,10 @@
 // summed.
 //
 // Activations are a row-major matrix. With features last a row is a batch entry, and the segments
-// of all rows follow each other: a CTA sums one, and keeps it in registers. With features first a
-// batch entry is a column: CTAs sum tiles of 64 columns by some rows of a segment, a second kernel
-// adds up the tiles of a column in order, a third one uses the sums.
+// of all rows follow each other: a CTA sums one, and keeps it in registers; where there are few and
+// long ones several CTAs sum the same, and each writes a part. With features first a batch entry is a
+// column: CTAs sum tiles of 64 columns by some rows of a segment, a second kernel adds up the tiles of
+// a column in order, a third one uses the sums.
 #ifndef BSPARSE_CUDA_LAYER_NORM_CUH_
 #define BSPARSE_CUDA_LAYER_NORM_CUH_
 

@@ -145,6 +145,13 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
 
 bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                    cudaStream_t stream) {
+  // Copies name a row of the weight blocks, or the one behind the last, in 32 bits.
+  const int64_t rows = (int64_t{args.plan.num_blocks} + 1) * args.block_size;
+  if (rows > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.num_blocks is %d, with blocks of %d features; expected at most %d",
+                args.plan.num_blocks, args.block_size, INT32_MAX / args.block_size - 1);
+  }
   UnionMatmulParams params{};
   const int width = kernel.box_features;
   bsparse_status status = map_activations(args, operand_type(args), args.x, in_features(args),

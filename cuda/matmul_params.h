@@ -139,8 +139,8 @@ Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
-// The sm90 family: blocks of 32 and more (16-bit dw with features first: of 16), TF32 for products
-// with features last alone. No kernel for anything else.
+// The sm90 family: blocks of 16 and more (dw with features last: of 32), TF32 for products with features
+// last and blocks of 32 and more alone. No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);

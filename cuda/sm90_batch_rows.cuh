@@ -15,7 +15,7 @@
 
 namespace bsparse {
 
-// Reads a warpgroup's half of the x tile of a stage as operands of its products.
+// Reads what a warpgroup needs of the x tile of a stage as operands of its products.
 template <class Traits>
 struct BatchRowsReader {
   using Rows = BatchRows<Traits>;

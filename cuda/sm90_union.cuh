@@ -31,7 +31,6 @@ struct Sm90MatmulTraits {
   static_assert(kParts == 1 || kEntries == 1, "an entry in several stages, or several in one");
   static constexpr int kColumns = kUnionOutputs / kBlockSize;   // of a CTA
   static constexpr int kWords = bsparse_record_words(kColumns);  // of an entry in the table
-  static_assert(kWords <= 32, "a warp reads an entry at once");
 
   // Boxes of x, w and y are kDepth features wide. One of w has kRows rows: a block or a part of it.
   static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
@@ -89,7 +88,8 @@ struct Sm90MatmulTraits {
   static constexpr int kStepB = kTransposeB ? 16 * 128 : 32;
 };
 
-// Places in shared memory. Boxes want multiples of 1024 bytes.
+// Places in shared memory. A box begins where its swizzle does: at a multiple of 1024 bytes, or of 8 rows
+// if these are shorter than 128 bytes.
 template <class Traits>
 struct UnionShared {
   uint32_t base;
@@ -114,7 +114,7 @@ struct UnionShared {
     return empty_x(Traits::kStages) + 8 * stage;
   }
   // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Where warps multiply
-  // on their own, bit i: WeightSlot i has one.
+  // on their own, bit i: WeightSlot i has one. Where warpgroups do with the batch along M, nothing.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return empty_w(Traits::kStages) + 4 * stage;
   }

@@ -43,7 +43,8 @@ struct WarpRowsProduct {
   }
 
   // Bit c of `blocks`: there is a block of column c, the first of them in `block`, the others behind
-  // it, at `w` and on. Leaves there the first of the next entry.
+  // it, at `w` and on. Leaves there the first of the next entry; behind a warpgroup's last block lies
+  // what nobody uses, behind a full stage the next one or y.
   __device__ __forceinline__ void multiply(uint32_t blocks, uint32_t& w, Block& block,
                                            const typename Rows::Operand& x,
                                            typename Rows::Sums& sums) const {
