@@ -137,8 +137,9 @@ struct RecordQueue {
     if (i % 32 == 0) {
       held = next;
       const int after = first + kTurns * (i + 32);
-      next = after < stages_of<Traits>(walk.item) ? read(walk.item, after)
-                                       : read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
+      next = after < stages_of<Traits>(walk.item)
+                 ? read(walk.item, after)
+                 : read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
     }
     return held.of_lane(i % 32);
   }

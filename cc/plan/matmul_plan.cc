@@ -22,12 +22,6 @@ constexpr int64_t kMinSegment = 4;
 // A column is a hub when it alone would outlast its share of the device by this factor.
 constexpr double kHubFactor = 1.5;
 
-// Entries that it must spare a union to be split: its partials take a kernel of their own to add up, some 3
-// us. On an H100 an entry takes 2 us if its blocks have 128 features, a quarter of that with 64, and
-// never less than 0.13.
-int64_t WorthSplitting(const PlanTarget& target) {
-  return std::min(24, 3 * target.cta_columns * target.cta_columns / 2);
-}
 constexpr int32_t kStreamEntryWords = sizeof(StreamCut::Entry) / sizeof(int32_t);
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -42,15 +36,31 @@ int64_t BatchTiles(int64_t batch, const PlanTarget& target) {
   return std::max<int64_t>(1, CeilDiv(batch, std::max(1, target.batch_tile)));
 }
 
+// Entries that splitting must spare a union: its partials take a kernel of their own to add up, some 3
+// us. On an H100 an entry takes about 2 us if its blocks have 128 features, a quarter of that with 64,
+// and never less than 0.13 (reckoned from benchmarks/results).
+int64_t WorthSplitting(const PlanTarget& target) {
+  return std::min(24, 3 * target.cta_columns * target.cta_columns / 2);
+}
+
 // The longest segment that still balances: no item should outlast the mean load of a slot, nor
-// stand out among its fellows when there are many waves.
-int64_t SegmentLength(int64_t entries, int64_t groups, int64_t batch_tiles,
+// stand out among its fellows when there are many waves. Group g has entries offsets[g] to
+// offsets[g + 1].
+int64_t SegmentLength(const std::vector<int64_t>& offsets, int64_t batch_tiles, bool is_union,
                       const PlanTarget& target) {
+  const auto groups = static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t entries = offsets.back();
   const double load_per_slot = static_cast<double>(entries) * batch_tiles / Slots(target);
   const double mean_group = static_cast<double>(entries) / std::max<int64_t>(1, groups);
   const double longest = kHubFactor * std::max(mean_group, load_per_slot / 4);
   const double fair = std::min(longest, std::max(load_per_slot, 1.0));
-  return std::max(kMinSegment, static_cast<int64_t>(std::ceil(fair)));
+  const int64_t segment = std::max(kMinSegment, static_cast<int64_t>(std::ceil(fair)));
+  int64_t longest_group = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    longest_group = std::max(longest_group, offsets[g + 1] - offsets[g]);
+  }
+  const bool splits = !is_union || longest_group - segment >= WorthSplitting(target);
+  return splits ? segment : std::max(segment, longest_group);
 }
 
 // What a column uses, by rising input block: input block, weight block.
@@ -117,12 +127,7 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
   num_entries_ = offsets.back();
 
   const int64_t batch_tiles = BatchClass(batch, target);
-  int64_t segment = SegmentLength(num_entries_, num_groups, batch_tiles, target);
-  int64_t longest = 0;
-  for (int32_t g = 0; g < num_groups; ++g) {
-    longest = std::max(longest, offsets[g + 1] - offsets[g]);
-  }
-  if (is_union() && longest - segment < WorthSplitting(target)) segment = std::max(segment, longest);
+  const int64_t segment = SegmentLength(offsets, batch_tiles, is_union(), target);
   std::vector<Item> items;
   std::vector<Split> splits;
   for (int32_t g = 0; g < num_groups; ++g) {
