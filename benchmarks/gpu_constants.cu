@@ -1,9 +1,9 @@
 // Measures the rates that bound a block-sparse product on the current GPU: those of its L2 cache,
-// its memory and its tensor cores. Prints a table, and with a file's name writes them as JSON for
-// benchmarks/gpu_matmul.py --constants.
+// its copy engines, its memory and its tensor cores. Prints a table, and with a file's name writes
+// them as JSON for benchmarks/gpu_matmul.py --constants.
 //
 //   make limits        builds it; a GPU host needs nothing but the driver to run it
-//   .bazel/bin/benchmarks/gpu_constants [constants.json]
+//   .bazel/bin/benchmarks/gpu_constants [--only l2|rows|memory|arithmetic] [constants.json]
 //
 // Medians of event times. Operands are random: tensor cores fed with zeros draw less power and run
 // at clocks that no product sees. What a GPU has no instruction for is left out.
@@ -14,33 +14,27 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
+#include "benchmarks/gpu_constants.cuh"
+#include "benchmarks/gpu_constants_rows.cuh"
+#include "cuda/error.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm90_ptx.cuh"
-
-// Hopper's own instructions exist in code for sm_90a alone.
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define HOPPER 1
-#else
-#define HOPPER 0
-#endif
+#include "cuda/tensor_map.h"
 
 namespace {
 
 namespace ptx = bsparse::ptx;
+using bsparse::hash;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "gpu_constants: %s: %s\n", what, cudaGetErrorString(error));
   std::exit(1);
-}
-
-__device__ uint32_t hash(uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x7feb352du;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
 }
 
 // Two random bfloat16 numbers of either sign between 1/4 and 1: 1/4 plus a random sign, low bit of
@@ -262,7 +256,8 @@ struct Result {
   std::string name;  // as benchmarks/gpu_limits.py knows it
   std::string words;
   double rate;
-  double clock;  // of the SMs in Hz, or 0: not measured
+  double clock;   // of the SMs in Hz, or 0: not measured
+  int row_bytes;  // where rows are counted, else 0
 };
 
 class Bench {
@@ -284,17 +279,16 @@ class Bench {
   bool hopper() const { return device_.major == 9 && device_.minor == 0; }
 
   void measure_l2() {
-    const int64_t footprint = int64_t{device_.l2CacheSize} * 3 / 5;
     if (hopper()) {
-      bulk<1>("l2", "L2 to SM, every CTA its own data", 1, footprint);
-      bulk<1>("l2_shared_2", "the same, two neighbours the same data", 2, footprint);
-      bulk<1>("l2_shared_4", "the same, four neighbours the same data", 4, footprint);
-      bulk<2>("l2_multicast_2", "the same, sent to both CTAs of a cluster", 2, footprint);
-      bulk<4>("l2_multicast_4", "the same, sent to all four CTAs of a cluster", 4, footprint);
+      bulk<1>("l2", "L2 to SM, every CTA its own data", 1);
+      bulk<1>("l2_shared_2", "the same, two neighbours the same data", 2);
+      bulk<1>("l2_shared_4", "the same, four neighbours the same data", 4);
+      bulk<2>("l2_multicast_2", "the same, sent to both CTAs of a cluster", 2);
+      bulk<4>("l2_multicast_4", "the same, sent to all four CTAs of a cluster", 4);
     }
     const int ctas = 4 * device_.multiProcessorCount;
     const int64_t region =
-        std::max<int64_t>(1, footprint / ctas / static_cast<int64_t>(sizeof(uint4)) / 512) * 512;
+        std::max<int64_t>(1, footprint() / ctas / static_cast<int64_t>(sizeof(uint4)) / 512) * 512;
     const int rounds = 200;
     const double seconds = time([&] {
       read_l2_plain<<<ctas, 512>>>(static_cast<const uint4*>(from_), region, rounds,
@@ -302,6 +296,14 @@ class Bench {
     });
     add("l2_plain", "L2 to SM, loads of 16 bytes, own data",
         static_cast<double>(region) * sizeof(uint4) * ctas * rounds / seconds, 0);
+  }
+
+  void measure_rows() {
+    if (!hopper()) return;
+    rows<32>("tma_rows_32", "L2 to SM, boxes with rows of 32 bytes");
+    // As fast as L2 gives their bytes.
+    rows<64>("tma_rows_64", "the same, rows of 64 bytes");
+    rows<128>("tma_rows_128", "the same, rows of 128 bytes");
   }
 
   void measure_memory() {
@@ -343,8 +345,11 @@ class Bench {
  private:
   static constexpr int64_t kBytes = int64_t{1} << 30;
 
-  void add(const char* name, const char* words, double rate, double clock) {
-    results_.push_back({name, words, rate, clock});
+  // Bytes that are read over and over, and stay in L2.
+  int64_t footprint() const { return int64_t{device_.l2CacheSize} * 3 / 5; }
+
+  void add(const char* name, const char* words, double rate, double clock, int row_bytes = 0) {
+    results_.push_back({name, words, rate, clock, row_bytes});
   }
 
   // Median seconds of a launch, the first left out.
@@ -375,7 +380,7 @@ class Bench {
   }
 
   template <int kCluster>
-  void bulk(const char* name, const char* words, int readers, int64_t footprint) {
+  void bulk(const char* name, const char* words, int readers) {
     const int pieces = 20000;
     const auto kernel = read_l2_bulk<kCluster>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -396,7 +401,7 @@ class Bench {
     }
     const int ctas = regions * readers;
     const int region_pieces =
-        static_cast<int>(std::max<int64_t>(1, footprint / kPiece / regions));
+        static_cast<int>(std::max<int64_t>(1, footprint() / kPiece / regions));
     config.gridDim = static_cast<unsigned>(ctas);
     const auto* const data = static_cast<const char*>(from_);
     const double seconds = time([&] {
@@ -404,6 +409,49 @@ class Bench {
             "launching bulk copies");
     });
     add(name, words, static_cast<double>(kPiece) * pieces * ctas / seconds, 0);
+  }
+
+  // Rows a second. What is copied is checked first.
+  template <int kRowBytes>
+  void rows(const char* name, const char* words) {
+    const int ctas = device_.multiProcessorCount;
+    const int region = static_cast<int>(
+        std::max<int64_t>(1, footprint() / bsparse::kTileBytes / ctas));
+    const int64_t batch = (int64_t{ctas} * region + bsparse::kTilesAcross - 1) /
+                          bsparse::kTilesAcross * bsparse::kTileBatch;
+    const int64_t features = int64_t{bsparse::kTilesAcross} * bsparse::kTileFeatures;
+    auto* const data = static_cast<uint32_t*>(from_);
+    bsparse::fill_tiles<<<ctas, 256>>>(data, batch * features / 2);
+    CUtensorMap map;
+    if (bsparse::make_tensor_map(bsparse::MapType::kBfloat16, data, features, batch, kRowBytes / 2,
+                                 bsparse::kTileBatch, &map) != BSPARSE_OK) {
+      std::fprintf(stderr, "gpu_constants: %s\n", bsparse::last_error());
+      std::exit(1);
+    }
+    const auto kernel = bsparse::copy_rows<kRowBytes>;
+    constexpr int kShared = bsparse::kTileRingBytes;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+          "setting up copies of rows");
+
+    auto* const sums = static_cast<uint32_t*>(to_);
+    check(cudaMemset(sums, 0, 2 * ctas * sizeof(uint32_t)), "clearing sums");
+    bsparse::sum_rows<kRowBytes><<<ctas, 32>>>(data, region, sums);
+    kernel<<<ctas, 64, kShared>>>(map, region, region, sums + ctas);
+    check(cudaGetLastError(), "launching copies of rows");
+    std::vector<uint32_t> got(2 * ctas);
+    check(cudaMemcpy(got.data(), sums, got.size() * sizeof(uint32_t), cudaMemcpyDeviceToHost),
+          "copying rows");
+    if (!std::equal(got.begin(), got.begin() + ctas, got.begin() + ctas)) {
+      std::fprintf(stderr, "gpu_constants: rows of %d bytes were not copied as they are\n",
+                   kRowBytes);
+      std::exit(1);
+    }
+
+    const int tiles = 4000;
+    const double seconds =
+        time([&] { kernel<<<ctas, 64, kShared>>>(map, region, tiles, nullptr); });
+    const double tile_rows = bsparse::kTileBytes / kRowBytes;
+    add(name, words, tile_rows * tiles * ctas / seconds, 0, kRowBytes);
   }
 
   cudaDeviceProp device_{};
@@ -442,22 +490,42 @@ void write_json(const Bench& bench, const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
-    std::fprintf(stderr, "usage: %s [constants.json]\n", argv[0]);
+  const struct {
+    const char* name;
+    void (Bench::*measure)();
+  } sections[] = {{"l2", &Bench::measure_l2},
+                  {"rows", &Bench::measure_rows},
+                  {"memory", &Bench::measure_memory},
+                  {"arithmetic", &Bench::measure_arithmetic}};
+  const char* only = nullptr;
+  int next = 1;
+  if (argc > 2 && std::strcmp(argv[1], "--only") == 0) {
+    only = argv[2];
+    next = 3;
+  }
+  const bool known =
+      only == nullptr || std::any_of(std::begin(sections), std::end(sections), [&](const auto& s) {
+        return std::strcmp(s.name, only) == 0;
+      });
+  if (!known || argc > next + 1 || (argc == next + 1 && argv[next][0] == '-')) {
+    std::fprintf(stderr, "usage: %s [--only l2|rows|memory|arithmetic] [constants.json]\n",
+                 argv[0]);
     return 2;
   }
   Bench bench;
-  bench.measure_l2();
-  bench.measure_memory();
-  bench.measure_arithmetic();
+  for (const auto& section : sections) {
+    if (only == nullptr || std::strcmp(section.name, only) == 0) (bench.*section.measure)();
+  }
   std::printf("%s, %d SMs, L2 %d MB\n", bench.device().name, bench.device().multiProcessorCount,
               bench.device().l2CacheSize >> 20);
   for (const Result& result : bench.results()) {
-    std::printf("%-42s %7.1f T%s", result.words.c_str(), result.rate * 1e-12,
+    const double amount = result.row_bytes == 0 ? result.rate : result.rate * result.row_bytes;
+    std::printf("%-42s %7.1f T%s", result.words.c_str(), amount * 1e-12,
                 result.clock == 0 ? "B/s" : "FLOP/s");
+    if (result.row_bytes != 0) std::printf("  %.1f G rows/s", result.rate * 1e-9);
     if (result.clock != 0) std::printf("  at %.0f MHz", result.clock * 1e-6);
     std::printf("\n");
   }
-  if (argc == 2) write_json(bench, argv[1]);
+  if (argc == next + 1) write_json(bench, argv[next]);
   return 0;
 }

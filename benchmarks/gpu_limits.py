@@ -1,21 +1,30 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
-The limit is the slowest of three: the tensor cores, L2 reads of what the plan loads, and every byte
-once through memory. For the Hopper kernels the second is the x tiles that the CTAs of an item read,
-and those that they are sent, and products are padded to 64 outputs; for the others both operands of
-every block, at the rate that sharing neighbours see; for the dense product the tensor cores' rate.
+The limit is the slowest of four: the tensor cores, L2 reads of what the plan loads, the rows that these
+come in, and every byte once through memory. For the Hopper kernels the second is the x tiles that
+the CTAs of an item read, and those that they are sent, and products are padded to 64 outputs; for
+the others both operands of every block, at the rate that sharing neighbours see; for the dense
+product the tensor cores' rate.
+
+The Hopper kernels, streams and dw among them, leave their reading to copy engines (TMA), which take
+boxes row by row. Rows of 32 bytes, all that a block of 16 has of a batch entry with features last,
+come so slowly that they, not bytes, are the limit; longer ones come as fast as L2 gives their bytes.
+Rows of y, whose rate has not been measured, are not counted.
 """
 
 import dataclasses
 import json
 import pathlib
 
-from cuda_binding import DENSE, SM80, SM80_SMALL, SM90_STREAM
+from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_STREAM
+
+SHORT_ROW = 32  # bytes
+ROW_BATCH = 64  # batch entries of a box's row with features first, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Bytes or operations a second. The defaults were measured on an H100 SXM.
+    """Bytes, rows or operations a second. The defaults were measured on an H100 SXM.
 
     `wgmma_bf16` is what cuBLAS reaches on large products of random numbers, since power bounds it;
     benchmarks/gpu_constants measures the bare rate.
@@ -24,7 +33,8 @@ class Rates:
     l2: float = 7.6e12  # to the SMs, distinct lines
     l2_shared_2: float = 14e12  # delivered, where two neighbours read the same
     l2_multicast_2: float = 14.4e12  # delivered, copies to both CTAs of a cluster
-    l2_multicast_4: float = 18e12  # to all four of one
+    l2_multicast_4: float = 17.1e12  # to all four of one
+    tma_rows_32: float = 1.257e11  # rows of 32 bytes that copy engines take
     dram: float = 3.0e12
     mma_sync_bf16: float = 620e12
     mma_sync_tf32: float = 310e12
@@ -51,7 +61,9 @@ class Rates:
         return self.l2_multicast_2 if ctas == 2 else self.l2_multicast_4
 
     def mma_sync(self, dtype):
-        return {"tf32": self.mma_sync_tf32, "float32": self.ffma}.get(dtype, self.mma_sync_bf16)
+        special = {"tf32": self.mma_sync_tf32, "tf32x3": self.mma_sync_tf32 / 3,
+                   "float32": self.ffma}
+        return special.get(dtype, self.mma_sync_bf16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +76,18 @@ class Work:
     batch: int
     block_size: int
     blocks: int
+    feature_axis: int
     activations_cached: bool = False  # so that only weights pass through memory
 
     @property
     def flops(self):
         """Useful ones: those of the stored blocks."""
         return 2.0 * self.blocks * self.block_size**2 * self.batch
+
+    @property
+    def size(self):
+        """Bytes of an element."""
+        return ELEMENT_BYTES[self.dtype]
 
 
 def modelled_seconds(rates, work, tile, num_items=0, entries=None):
@@ -82,8 +100,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
       num_items: of the plan, for dw on Hopper.
       entries: int array [rounds, words] of the plan, for fprop and dx on Hopper.
     """
-    bs, batch = work.block_size, work.batch
-    size = 4 if work.dtype in ("float32", "tf32") else 2
+    bs, batch, size = work.block_size, work.batch, work.size
     weights = work.blocks * bs**2
     activations = 0 if work.activations_cached else batch * sum(work.features)
     dram = (activations + weights) * size / rates.dram
@@ -93,7 +110,8 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
     tiles = 1 if work.operation == "dw" else -(-batch // tile.batch_tile)
     if tile.kernel == SM90_STREAM:
         l2 = work.blocks * (batch * bs + tiles * bs**2) * size
-        return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
+        rows = work.blocks * _short_activation_rows(work, tile) / rates.tma_rows_32
+        return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, rows, dram)
     if tile.kernel in (SM80, SM80_SMALL):
         if work.operation == "dw":
             l2 = work.blocks * batch * bs * size  # neighbours share one of the two operands
@@ -102,7 +120,8 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
     if work.operation == "dw":
         l2 = (work.blocks + num_items) * batch * bs * size
-        return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, dram)
+        rows = (work.blocks + num_items) * _short_activation_rows(work, tile) / rates.tma_rows_32
+        return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, rows, dram)
     # A record for each CTA and round: input block, whom it is sent to, weight blocks.
     records = entries.reshape(-1, entries.shape[1] * tile.cta_columns // tile.columns)
     # The groups of columns that share a product and have a block.
@@ -112,14 +131,30 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
     multiplied /= _wgmma_rate(rates, work.dtype)
     x_bytes = batch * bs * size
     w_bytes = weights * tiles * size
-    read = (int((records[:, 1] != 0).sum()) * x_bytes + w_bytes) / rates.l2
+    sent = int((records[:, 1] != 0).sum())
+    read = (sent * x_bytes + w_bytes) / rates.l2
+    # An x tile that several CTAs take is one copy of one of them, whose engine goes through the rows and
+    # asks L2 for them. The others issue nothing, they only wait for the bytes, so their engines need
+    # not go through the rows: clusters of four were sent two rows of 64 bytes a nanosecond and SM.
+    rows = sent * _short_activation_rows(work, tile)
+    if bs * size == SHORT_ROW:
+        rows += work.blocks * tiles * bs
+    rows /= rates.tma_rows_32
     taken = int((records[:, 0] >= 0).sum())
     delivered = (taken * x_bytes + w_bytes) / rates.delivered(tile.columns // tile.cta_columns)
-    return max(multiplied, read, delivered, dram)
+    return max(multiplied, read, delivered, rows, dram)
+
+
+def _short_activation_rows(work, tile):
+    """Rows of SHORT_ROW bytes in which a block's features of the whole batch come."""
+    if work.feature_axis == 1:
+        return work.batch if work.block_size * work.size == SHORT_ROW else 0
+    row_batch = min(tile.batch_tile, ROW_BATCH)
+    return -(-work.batch // row_batch) * work.block_size if row_batch * work.size == SHORT_ROW else 0
 
 
 def _wgmma_rate(rates, dtype):
-    """Of the dense product and of the Hopper kernels; exact float32 has no tensor cores."""
-    if dtype == "float32":
+    """Of the dense product and of the Hopper kernels. Dense float32 has no tensor cores."""
+    if dtype in ("float32", "tf32x3"):
         return rates.ffma
     return rates.wgmma_bf16 / 2 if dtype == "tf32" else rates.wgmma_bf16
