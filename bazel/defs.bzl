@@ -110,20 +110,25 @@ def cuda_object(name, src, hdrs = [], copts = [], architectures = []):
         message = "nvcc " + name,
     )
 
-def cuda_binary(name, src, hdrs = []):
+def cuda_binary(name, srcs, hdrs = []):
     """A program that needs nothing but the driver; no target at all in a CPU-only build.
 
     Args:
       name: the file's name.
-      src: a .cu file. It is compiled for sm_90a, and for every other GPU since Ampere.
-      hdrs: every header it includes.
+      srcs: .cu files, of other packages by their labels. They are compiled for sm_90a, and for every
+        other GPU since Ampere.
+      hdrs: every header they include.
     """
     if not CUDA_ENABLED:
         return
-    cuda_object(name + "_object", src, hdrs, architectures = _OLDEST + _HOPPER)
+    objects = []
+    for src in srcs:
+        object = name + "_" + src.split(":")[-1][:-len(".cu")] + "_object"
+        cuda_object(object, src, hdrs, architectures = _OLDEST + _HOPPER)
+        objects.append(":" + object)
     native.cc_binary(
         name = name,
-        srcs = [":" + name + "_object"],
+        srcs = objects,
         deps = ["@local_config_cuda//:cudart_static"],
     )
 

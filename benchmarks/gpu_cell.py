@@ -40,7 +40,8 @@ class Cell:
     def work(self, operation):
         """What the model of limits is told."""
         return gpu_limits.Work(operation, self.dtype, tuple(self.dense.shape), self.batch,
-                               self.block_size, self.blocks, self.case.rotates)
+                               self.block_size, self.blocks, self.feature_axis,
+                               self.case.rotates)
 
     # The dense product, and what is right.
 

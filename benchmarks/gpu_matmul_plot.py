@@ -29,7 +29,7 @@ def draw(axes, rows, shape, dtype):
     dense = np.median([row["seconds"]["dense"] for row in rows])
     fine = np.geomspace(min(densities), 1, 50)
     axes.plot(fine, 1 / fine, ":", color="black", lw=1, label="ideal, 1 / density")
-    size = 4 if dtype in ("float32", "tf32") else 2
+    size = 2 if dtype.endswith("16") else 4
     axes.plot(fine, [memory_cap(shape, d, dense, size) for d in fine], "--", color="gray", lw=1,
               label="every byte once through memory")
     for block_size in sorted({row["block_size"] for row in rows}):

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 BLOCK_SIZES = (8, 16, 32, 64, 128)
+PRECISIONS = ("float32", "tf32", "tf32x3")  # by the numbers of the C enumeration bsparse_float32_math
 
 
 def check_block_size(block_size):
@@ -19,6 +20,17 @@ def check_feature_axis(feature_axis):
             "feature_axis must be 1 (features last, [..., C]) or 0 (features first, [C, ...]); "
             f"got {feature_axis!r}"
         )
+
+
+def precision_name(precision):
+    """The ops' name of a precision: None is "default". Raises ValueError unless it is known."""
+    if precision in (None, "default"):
+        return "default"
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision must be None, {', '.join(map(repr, PRECISIONS))}; got {precision!r}"
+        )
+    return precision
 
 
 def feature_axis_of(axis):

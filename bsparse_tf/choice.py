@@ -10,6 +10,7 @@ import re
 
 import tensorflow as tf
 
+from bsparse_tf import argument_checks as checks
 from bsparse_tf import native
 
 PRODUCTS = ("fprop", "dx", "dw")
@@ -69,9 +70,10 @@ class _Request(ctypes.Structure):  # bsparse_tile_request
         ("in_blocks", ctypes.c_int32),
         ("out_blocks", ctypes.c_int32),
         ("is_dw", ctypes.c_int32),
-        ("allow_tf32", ctypes.c_int32),
+        ("float32_math", ctypes.c_int32),
         ("gated", ctypes.c_int32),
         ("aligned", ctypes.c_int32),
+        ("num_pairs", ctypes.c_int32),
         ("density", ctypes.c_float),
         ("batch", ctypes.c_int64),
     ]
@@ -151,7 +153,7 @@ class Choice:
 
 def choose(
     matmul, batch, dtype, product, *, device=None, sm_count=None, gated=False, aligned=True,
-    allow_tf32=None
+    precision=None
 ):
     """A :class:`Choice`; arguments and errors are those of `bsparse_tf.plan.explain`."""
     if product not in PRODUCTS:
@@ -171,8 +173,10 @@ def choose(
             known = ", ".join(f"sm_{number}" for number in SM_COUNTS)
             raise ValueError(f"sm_count is needed for {device}: it is known for {known} only")
         sm_count = SM_COUNTS[capability]
-    if allow_tf32 is None:
-        allow_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    precision = checks.precision_name(precision)
+    if precision == "default":
+        tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+        precision = "tf32" if tf32 else "float32"
     inputs, outputs = (matmul.KB, matmul.CB) if product == "dx" else (matmul.CB, matmul.KB)
     request = _Request(
         dtype=GPU_DTYPES.index(dtype),
@@ -181,9 +185,10 @@ def choose(
         in_blocks=inputs,
         out_blocks=outputs,
         is_dw=product == "dw",
-        allow_tf32=dtype == "float32" and bool(allow_tf32),
+        float32_math=checks.PRECISIONS.index(precision),
         gated=bool(gated),
         aligned=bool(aligned),
+        num_pairs=1,
         density=matmul.density,
         batch=int(batch),
     )

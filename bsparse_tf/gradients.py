@@ -1,52 +1,43 @@
-"""Gradients of the ops, each made of the same two ops, so that they can be differentiated again.
+"""Gradients of the products, made of the products and Bsparse>ActivationGrad, so that they can be
+differentiated again.
 
-With z = x W(gate) + bias and y = activation(z):
+With z = x W(gate) + bias and y = activation(z) + residual:
 
   dz = dy * activation'(z)        dx = dz W(gate)^T        dbias = sum of dz over the batch
   raw[b] = x[c]^T dz[k]           dw = gate * raw          dgate[b] = sum(raw[b] * w[b])
+  dresidual = dy
 """
-
-import math
 
 import tensorflow as tf
 
 from bsparse_tf import ops
+from bsparse_tf.activation_gradient import activation_grad
 
 
-def _layout_of(op):
-    """The keyword arguments that say which layout an op multiplies by."""
+def _layout_of(op, coords):
+    """The keyword arguments that say which layout an op multiplies by, and how."""
     return {
-        "coords": op.inputs[2],
+        "coords": coords,
         "block_size": op.get_attr("block_size"),
         "in_blocks": op.get_attr("in_blocks"),
         "out_blocks": op.get_attr("out_blocks"),
         "feature_axis": op.get_attr("feature_axis"),
+        "precision": tf.compat.as_str(op.get_attr("precision")),
     }
 
 
-def _sum_over_batch(values, feature_axis):
-    """[..., K] or [K, ...] -> [K], summed in float32 where the values are 16-bit."""
-    wide = tf.float32 if values.dtype.size == 2 else values.dtype
-    batch_axes = tf.range(1, tf.rank(values)) if feature_axis == 0 else tf.range(tf.rank(values) - 1)
-    return tf.cast(tf.reduce_sum(tf.cast(values, wide), batch_axes), values.dtype)
-
-
-def _gelu_slope(z):
-    """d/dz of z * Phi(z): Phi(z) + z * phi(z)."""
-    wide = tf.cast(z, tf.float32) if z.dtype.size == 2 else z
-    cdf = 0.5 * tf.math.erfc(-wide * math.sqrt(0.5))
-    pdf = tf.exp(-0.5 * tf.square(wide)) * (1 / math.sqrt(2 * math.pi))
-    return tf.cast(cdf + wide * pdf, z.dtype)
-
-
 def _before_activation(op, dy, layout, gate, bias):
-    """dz from dy."""
+    """(dz, dbias or None) from dy."""
     activation = tf.compat.as_str(op.get_attr("activation"))
-    if activation == "relu":
-        return tf.raw_ops.ReluGrad(gradients=dy, features=op.outputs[0])  # one pass over memory
-    if activation == "gelu":
-        # One more product instead of a second output: only y need be kept in memory.
-        z = ops.matmul(
+    if activation == "none" and bias is None:
+        return dy, None
+    values = None
+    if activation == "relu" and not op.get_attr("num_residuals"):
+        values = op.outputs[0]
+    elif activation != "none":
+        # y does not tell gelu's slope, nor under a residual relu's. One more product instead of a
+        # second output: only y need be kept in memory.
+        values = ops.matmul(
             op.inputs[0],
             op.inputs[1],
             transpose=op.get_attr("transpose"),
@@ -57,8 +48,8 @@ def _before_activation(op, dy, layout, gate, bias):
             straight_through=op.get_attr("straight_through"),
             **layout,
         )
-        return dy * _gelu_slope(z)
-    return dy
+    bias_dtype = None if bias is None else bias.dtype
+    return activation_grad(dy, values, activation, layout["feature_axis"], bias_dtype)
 
 
 def _weight_gradients(x, dz, w, gate, layout, gate_grad, dw_gated, straight_through):
@@ -82,14 +73,14 @@ def _matmul_gradient(op, dy):
     rest = list(op.inputs[3:])
     gate = rest.pop(0) if op.get_attr("num_gates") else None
     bias = rest.pop(0) if op.get_attr("num_biases") else None
-    layout = _layout_of(op)
+    layout = _layout_of(op, op.inputs[2])
     transpose = op.get_attr("transpose")
     flags = {
         "gate_grad": op.get_attr("gate_grad"),
         "dw_gated": op.get_attr("dw_gated"),
         "straight_through": op.get_attr("straight_through"),
     }
-    dz = _before_activation(op, dy, layout, gate, bias)
+    dz, dbias = _before_activation(op, dy, layout, gate, bias)
     dx = ops.matmul(dz, w, transpose=not transpose, gate=gate, **flags, **layout)
     forward_in, forward_out = (dz, x) if transpose else (x, dz)
     dw, dgate = _weight_gradients(forward_in, forward_out, w, gate, layout, **flags)
@@ -97,19 +88,25 @@ def _matmul_gradient(op, dy):
     if gate is not None:
         gradients.append(dgate)
     if bias is not None:
-        gradients.append(_sum_over_batch(dz, layout["feature_axis"]))
+        gradients.append(dbias)
+    if op.get_attr("num_residuals"):
+        gradients.append(dy)
     return gradients
 
 
 @tf.RegisterGradient("Bsparse>MatmulDw")
 def _matmul_dw_gradient(op, ddw):
-    x, dy = op.inputs[0], op.inputs[1]
-    gate = op.inputs[3] if op.get_attr("num_gates") else None
-    layout = _layout_of(op)
-    dx = ops.matmul(dy, ddw, transpose=True, gate=gate, **layout)
-    ddy = ops.matmul(x, ddw, gate=gate, **layout)
-    gradients = [dx, ddy, None]
+    pairs = op.get_attr("num_pairs")
+    xs, dys = op.inputs[:pairs], op.inputs[pairs : 2 * pairs]
+    coords, *rest = op.inputs[2 * pairs :]
+    gate = rest[0] if op.get_attr("num_gates") else None
+    layout = _layout_of(op, coords)
+    gradients = [ops.matmul(dy, ddw, transpose=True, gate=gate, **layout) for dy in dys]
+    gradients += [ops.matmul(x, ddw, gate=gate, **layout) for x in xs]
+    gradients.append(None)
     if gate is not None:
-        raw = ops.matmul_dw(x, dy, out_type=ddw.dtype, **layout)
+        raw = ops.matmul_dw(xs, dys, out_type=ddw.dtype, **layout)
         gradients.append(tf.cast(tf.reduce_sum(raw * ddw, [1, 2]), gate.dtype))
+    if op.get_attr("addend_types"):
+        gradients.append(ddw)
     return gradients

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from bsparse_tf import argument_checks as checks
 from bsparse_tf import native
+from bsparse_tf.activation_gradient import activation_grad, beside_batch
 
 
 @tf.autograph.experimental.do_not_convert
@@ -71,7 +72,8 @@ def _gradient(op, dc_next, dh):
         forget_bias=op.get_attr("forget_bias"),
     )
     dgates = gradient.dgates
-    return [gradient.dc, dgates, *(_sum_over_batch(dgates, b, axis) for b in bias)]
+    sums = [activation_grad(dgates, feature_axis=axis, bias_dtype=b.dtype)[1] for b in bias]
+    return [gradient.dc, dgates, *sums]
 
 
 @tf.RegisterGradient("Bsparse>LstmGatesGrad")
@@ -96,11 +98,7 @@ def _first_gradient(c, gates, bias, dc_next, dh, axis, forget_bias):
     split_axis = 0 if axis == 0 else -1
     sums = tf.cast(gates, wide)
     if bias is not None:
-        bias = tf.cast(bias, wide)
-        if axis == 0:
-            ones = tf.ones([tf.rank(gates) - 1], tf.int32)
-            bias = tf.reshape(bias, tf.concat([tf.shape(bias), ones], 0))
-        sums += bias
+        sums += beside_batch(tf.cast(bias, wide), tf.rank(gates), axis)
     i, f, g, o = tf.split(sums, 4, split_axis)
     i, f, g, o = tf.sigmoid(i), tf.sigmoid(f + forget_bias), tf.tanh(g), tf.sigmoid(o)
     before, dh = tf.cast(c, wide), tf.cast(dh, wide)
@@ -113,11 +111,3 @@ def _first_gradient(c, gates, bias, dc_next, dh, axis, forget_bias):
         dh * tanh_c * o * (1 - o),
     ]
     return tf.cast(dc * f, c.dtype), tf.cast(tf.concat(dgates, split_axis), gates.dtype)
-
-
-def _sum_over_batch(dgates, bias, axis):
-    """[..., 4 H] or [4 H, ...] -> bias's shape and dtype, summed in float32 or wider."""
-    wide = tf.float64 if dgates.dtype == tf.float64 else tf.float32
-    rank = tf.rank(dgates)
-    batch_axes = tf.range(1, rank) if axis == 0 else tf.range(rank - 1)
-    return tf.cast(tf.reduce_sum(tf.cast(dgates, wide), batch_axes), bias.dtype)

@@ -129,12 +129,14 @@ class BlocksparseMatMul:
         *,
         bias=None,
         activation=None,
+        residual=None,
         straight_through=False,
+        precision=None,
         name=None,
     ):
-        """y = activation(x W + bias).
+        """y = activation(x W + bias) + residual.
 
-        Differentiable in x, w, bias and (with `gate_grad`) gate, any number of times.
+        Differentiable in x, w, bias, residual and (with `gate_grad`) gate, any number of times.
 
         Args:
           x: [..., C], or [C, ...] with feature axis 0, of rank 2 or more; float32, float16,
@@ -150,8 +152,12 @@ class BlocksparseMatMul:
             mistaken belief into an error.
           bias: None, or [K] of x's dtype.
           activation: None, "relu" or "gelu" (exact, by erf).
+          residual: None, or what is added after the activation: of y's shape and x's dtype. The sum
+            is rounded once. The gradient of relu then takes one more product, as that of gelu does.
           straight_through: leave the gate out of the gradient of w, so that blocks which are
             switched off go on learning. The default is the true gradient.
+          precision: how a GPU multiplies float32 numbers: None, "float32", "tf32" or "tf32x3"; see
+            `bsparse_tf.ops.matmul`.
           name: of the op; the object's name if None.
 
         Returns:
@@ -162,7 +168,8 @@ class BlocksparseMatMul:
           TypeError: if a dtype does not fit.
         """
         options = dict(gate=gate, gate_grad=gate_grad, dw_gated=dw_gated, dw_dtype=dw_dtype)
-        options.update(bias=bias, activation=activation, straight_through=straight_through)
+        options.update(bias=bias, activation=activation, residual=residual)
+        options.update(straight_through=straight_through, precision=precision)
         return self._multiply(x, w, name=name, transpose=False, **options)
 
     matmul = __call__
@@ -179,20 +186,24 @@ class BlocksparseMatMul:
         *,
         bias=None,
         activation=None,
+        residual=None,
         straight_through=False,
+        precision=None,
         name=None,
     ):
-        """x = activation(y Wᵀ + bias): from the output side back to the input side.
+        """x = activation(y Wᵀ + bias) + residual: from the output side back to the input side.
 
         The gradient of x in `y = x W` is this product, and tied weights (an autoencoder, an output
         layer that shares the embedding) need it too. Arguments as for `__call__`, with C and K
-        exchanged: y is [..., K], or [K, ...] with feature axis 0, and `bias` is [C].
+        exchanged: y is [..., K], or [K, ...] with feature axis 0, `bias` is [C] and `residual` of
+        the result's shape.
 
         Returns:
           [..., C], or [C, ...] with feature axis 0; y's dtype.
         """
         options = dict(gate=gate, gate_grad=gate_grad, dw_gated=dw_gated, dw_dtype=dw_dtype)
-        options.update(bias=bias, activation=activation, straight_through=straight_through)
+        options.update(bias=bias, activation=activation, residual=residual)
+        options.update(straight_through=straight_through, precision=precision)
         return self._multiply(y, w, name=name, transpose=True, **options)
 
     def _multiply(
@@ -207,7 +218,9 @@ class BlocksparseMatMul:
         dw_dtype,
         bias,
         activation,
+        residual,
         straight_through,
+        precision,
         name,
     ):
         argument = "y" if transpose else "x"
@@ -236,6 +249,10 @@ class BlocksparseMatMul:
         if bias is not None:
             bias = checks.as_tensor("bias", bias, x.dtype, f"that is {argument}'s dtype")
             checks.check_shape("bias", bias, (gives,), "one for each output")
+        if residual is not None:
+            residual = checks.as_tensor("residual", residual, x.dtype, f"that is {argument}'s dtype")
+            expected = self._shape_of_result(x, gives)
+            checks.check_shape("residual", residual, expected, "the shape of the result")
         return ops.matmul(
             x,
             w,
@@ -244,15 +261,24 @@ class BlocksparseMatMul:
             in_blocks=self.CB,
             out_blocks=self.KB,
             feature_axis=self.feature_axis,
+            precision=precision,
             transpose=transpose,
             gate=gate,
             bias=bias,
             activation=activation,
+            residual=residual,
             gate_grad=gate_grad,
             dw_gated=dw_gated,
             straight_through=straight_through,
             name=name or self.name,
         )
+
+    def _shape_of_result(self, x, features):
+        if x.shape.rank is None:
+            return x.shape
+        dims = x.shape.as_list()
+        dims[0 if self.feature_axis == 0 else -1] = features
+        return tf.TensorShape(dims)
 
     def _coords_argument(self):
         # A graph gets a constant of its own: an eager tensor captured by a graph would be pinned

@@ -55,7 +55,7 @@ def explain(
     sm_count=None,
     gated=False,
     aligned=True,
-    allow_tf32=None,
+    precision=None,
 ):
     """Which kernel and tile serve a product of `matmul`, and why.
 
@@ -73,7 +73,7 @@ def explain(
         "sm_80" and an H100's for "sm_90".
       gated: whether a gate is given.
       aligned: whether activations lie at multiples of 16 bytes, as tensors of their own do.
-      allow_tf32: whether float32 may be rounded to TF32 on a GPU; TensorFlow's switch by default.
+      precision: how a GPU multiplies float32 numbers, as of `bsparse_tf.ops.matmul`.
 
     Returns:
       An :class:`Explanation`.
@@ -91,7 +91,7 @@ def explain(
         sm_count=sm_count,
         gated=gated,
         aligned=aligned,
-        allow_tf32=allow_tf32,
+        precision=precision,
     )
     C, K = (matmul.K, matmul.C) if product == "dx" else (matmul.C, matmul.K)
     subject = (

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "cuda/activation_grad.h"
 #include "cuda/check.h"
 #include "cuda/choose_kernel.h"
 #include "cuda/error.h"
@@ -44,10 +45,9 @@ bsparse_status check_request(const bsparse_tile_request& request, const bsparse_
 
 // The kernel that serves a request. Transposed or not, tiles are the same.
 Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request) {
-  const bool tf32 = request.allow_tf32 != 0;
-  return request.is_dw ? find_matmul_dw(family, request.dtype, tf32, request.block_size,
-                                        request.feature_axis)
-                       : find_matmul(request.dtype, tf32,
+  return request.is_dw ? find_matmul_dw(family, request.dtype, request.float32_math,
+                                        request.block_size, request.feature_axis)
+                       : find_matmul(request.dtype, request.float32_math,
                                      {request.block_size, request.feature_axis, false, family,
                                       request.batch});
 }
@@ -79,9 +79,13 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.
+int32_t simplest_axis(int32_t feature_axis, int64_t batch) {
+  return batch == 1 ? 1 : feature_axis;
+}
+
 template <class Product>
 Product simplest(Product product) {
-  if (product.batch == 1) product.feature_axis = 1;
+  product.feature_axis = simplest_axis(product.feature_axis, product.batch);
   return product;
 }
 
@@ -130,7 +134,7 @@ bsparse_status explain(const bsparse_tile_request* requested, const bsparse_devi
   const Kernel kernel = find_requested(made.family, request);
   choice->tile = make_tile(made.family, kernel, request, device->sm_count, 0);
   write_name(made.family, request.is_dw ? "matmul_dw" : "matmul",
-             math_name(request.dtype, request.allow_tf32 != 0), request.block_size,
+             math_name(request.dtype, request.float32_math), request.block_size,
              choice->tile.batch_tile, choice->name, sizeof(choice->name));
   return BSPARSE_OK;
 }
@@ -165,30 +169,23 @@ bsparse_status matmul(const bsparse_matmul_args* given, void* stream_pointer) {
 
 size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
   if (args->plan.kernel == BSPARSE_DENSE) return dense_matmul_dw_workspace(*args);
-  if (args->plan.batch_splits <= 1) return 0;
-  return static_cast<size_t>(args->plan.batch_splits) * args->plan.num_blocks * args->block_size *
-         args->block_size * sizeof(float);
+  return static_cast<size_t>(matmul_dw_partials(*args)) * args->plan.num_blocks *
+         args->block_size * args->block_size * sizeof(float);
 }
 
 bsparse_status matmul_dw(const bsparse_matmul_dw_args* given, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   bsparse_status status = check_matmul_dw(*given);
   if (status != BSPARSE_OK || given->plan.num_blocks == 0) return status;
-  const bsparse_matmul_dw_args args = simplest(*given);
+  bsparse_matmul_dw_args args = *given;
+  args.feature_axis = simplest_axis(args.feature_axis, total_batch(args));
   status = check_workspace(args.workspace, args.workspace_bytes, matmul_dw_workspace(&args));
   if (status != BSPARSE_OK) return status;
   if (args.plan.kernel == BSPARSE_DENSE) return launch_dense_matmul_dw(args, stream);
   Kernel kernel;
   status = find_planned_matmul_dw(args, &kernel);
   if (status != BSPARSE_OK) return status;
-  status = is_union(args.plan.kernel) ? launch_column_matmul_dw(args, kernel, stream)
-                                      : launch_block_matmul_dw(args, kernel, stream);
-  if (status != BSPARSE_OK || args.plan.batch_splits == 1) return status;
-  const ReduceMatmulDw reduce = {static_cast<const float*>(args.workspace), args.gate, args.dw,
-                                 args.plan.num_blocks, args.plan.batch_splits,
-                                 args.block_size * args.block_size};
-  return check_cuda(launch_reduce_matmul_dw(reduce, args.out_dtype, stream),
-                    "adding partial weight gradients");
+  return launch_matmul_dw(args, kernel, stream);
 }
 
 bsparse_status prepare_weights(const bsparse_prepare_weights_args* args, void* stream) {
@@ -232,7 +229,7 @@ const char* kernel_name(const bsparse_matmul_args* args) {
   Kernel kernel;
   if (find_planned_matmul(simplest(*args), &kernel) != BSPARSE_OK) return "none";
   write_name(static_cast<bsparse_kernel>(args->plan.kernel), "matmul",
-             math_name(args->dtype, args->allow_tf32 != 0), args->block_size, kernel.batch_tile,
+             math_name(args->dtype, args->float32_math), args->block_size, kernel.batch_tile,
              name, sizeof(name));
   return name;
 }
@@ -256,6 +253,8 @@ constexpr bsparse_cuda_api kApi = {
     .lstm_gates = lstm_gates,
     .lstm_gates_grad = lstm_gates_grad,
     .explain = explain,
+    .activation_grad_workspace = activation_grad_workspace,
+    .activation_grad = activation_grad,
 };
 
 }  // namespace

@@ -18,13 +18,20 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 7
+#define BSPARSE_CUDA_API_VERSION 8
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
   BSPARSE_FLOAT16 = 1,
   BSPARSE_BFLOAT16 = 2,
 } bsparse_dtype;
+
+// How float32 numbers are multiplied; of no account for others.
+typedef enum {
+  BSPARSE_FLOAT32_EXACT = 0,   // by fused multiply-adds
+  BSPARSE_FLOAT32_TF32 = 1,    // rounded to TF32
+  BSPARSE_FLOAT32_TF32X3 = 2,  // as sums of two TF32 numbers, by three products
+} bsparse_float32_math;
 
 typedef enum {
   BSPARSE_ACTIVATION_NONE = 0,
@@ -61,11 +68,12 @@ typedef struct {
   int32_t feature_axis;
   int32_t in_blocks, out_blocks;  // of this product: swapped for a transposed one
   int32_t is_dw;
-  int32_t allow_tf32;
+  bsparse_float32_math float32_math;
   int32_t gated;    // a gate will be given
-  int32_t aligned;  // activations lie at multiples of 16 bytes
+  int32_t aligned;  // activations, a residual among them, lie at multiples of 16 bytes
+  int32_t num_pairs;  // of dw
   float density;    // stored blocks over all blocks
-  int64_t batch;
+  int64_t batch;  // of all pairs
 } bsparse_tile_request;
 
 // What the planner needs to know of a kernel's tiling to cut the work for it.
@@ -158,23 +166,25 @@ typedef enum {
   BSPARSE_SETTLED_WEIGHTS = 2,  // w: since a product of this library, nothing wrote it
 } bsparse_settled;
 
-// y = activation(x W + bias), W the block-sparse matrix that `plan` describes. For the transposed
-// product the caller passes the plan of the transposed layout, `in_blocks` and `out_blocks`
-// swapped, and transpose = 1: each stored block is then used as w[b]^T.
+// y = activation(x W + bias) + residual, W the block-sparse matrix that `plan` describes. For the
+// transposed product the caller passes the plan of the transposed layout, `in_blocks` and
+// `out_blocks` swapped, and transpose = 1: each stored block is then used as w[b]^T.
 typedef struct {
-  bsparse_dtype dtype;  // of x, w, y and bias
+  bsparse_dtype dtype;  // of x, w, y, bias and residual
   bsparse_activation activation;
   int32_t block_size;    // 8, 16, 32, 64 or 128
   int32_t feature_axis;  // 0: x (features, batch); 1: x (batch, features)
   int32_t transpose;
   int32_t in_blocks, out_blocks;  // of this product, so y has out_blocks * block_size features
-  int32_t allow_tf32;             // float32 only: round operands to TF32
+  bsparse_float32_math float32_math;
   int64_t batch;
   int32_t settled;  // bsparse_settled bits: what may be read while the kernel before still runs
+  int32_t max_ctas; // that a kernel of the union families may run at once; 0: as many as fit
   const void* x;
-  const void* w;      // (blocks, block_size, block_size), already scaled by the gate
-  const float* gate;  // (blocks) or null: blocks whose gate is 0 are skipped
-  const void* bias;   // (out_blocks * block_size) or null
+  const void* w;         // (blocks, block_size, block_size), already scaled by the gate
+  const float* gate;     // (blocks) or null: blocks whose gate is 0 are skipped
+  const void* bias;      // (out_blocks * block_size) or null
+  const void* residual;  // like y, or null; added after the activation; may be y itself
   void* y;
   bsparse_matmul_plan plan;
   void* workspace;  // device memory of at least matmul_workspace() bytes, 256-byte aligned
@@ -194,19 +204,28 @@ typedef struct {
                           // one column there are none
 } bsparse_matmul_dw_plan;
 
-// dw[b] = gate[b] * x[in_block]^T dy[out_block] for every stored block b.
+// Activations and the gradients that come back for them: of one use of the weights.
+typedef struct {
+  const void* x;   // (batch, in) or (in, batch)
+  const void* dy;  // (batch, out) or (out, batch)
+  int64_t batch;
+} bsparse_dw_pair;
+
+// dw[b] = gate[b] * (sum over pairs of x[in_block]^T dy[out_block]) + addend[b] for every stored block
+// b. One launch takes 8 pairs; of more, partial sums are added as those of batch splits are.
 typedef struct {
   bsparse_dtype dtype;      // of x and dy
   bsparse_dtype out_dtype;  // of dw: `dtype`, or float32
   int32_t block_size;
   int32_t feature_axis;
   int32_t in_blocks, out_blocks;
-  int32_t allow_tf32;
-  int64_t batch;
-  const void* x;
-  const void* dy;
-  const float* gate;  // (blocks) or null; blocks whose gate is 0 are zero-filled, not computed
-  void* dw;           // (blocks, block_size, block_size)
+  bsparse_float32_math float32_math;
+  int32_t max_ctas;   // as of bsparse_matmul_args
+  int32_t num_pairs;
+  const bsparse_dw_pair* pairs;  // in host memory, read before the call returns
+  const float* gate;   // (blocks) or null; blocks whose gate is 0 are not computed
+  const void* addend;  // like dw, or null; may be dw
+  void* dw;            // (blocks, block_size, block_size)
   bsparse_matmul_dw_plan plan;
   void* workspace;
   size_t workspace_bytes;
@@ -309,6 +328,23 @@ typedef struct {
   void* dgates;          // of the numbers before the bias is added: of what the norm gives
 } bsparse_lstm_gates_args;
 
+// The gradient of y = activation(z), z = ... + bias: dz = dy * activation'(z), and dbias, the sum
+// over the batch of dz as it is stored.
+typedef struct {
+  bsparse_dtype dtype;       // of dy, values and dz
+  bsparse_dtype bias_dtype;  // of dbias: `dtype`, or float32
+  bsparse_activation activation;
+  int32_t feature_axis;  // 0: (features, batch); 1: (batch, features)
+  int64_t batch;         // 0 gives zeros for dbias
+  int64_t features;
+  const void* dy;
+  const void* values;  // like dy: y of relu, z of gelu; without an activation null
+  void* dz;            // may be dy or values; without an activation null: it would be dy
+  void* dbias;         // (features) or null
+  void* workspace;  // device memory of at least activation_grad_workspace() bytes, 256-byte aligned
+  size_t workspace_bytes;
+} bsparse_activation_grad_args;
+
 typedef struct {
   int32_t version;  // BSPARSE_CUDA_API_VERSION of the library
   // The device that is current on the calling thread.
@@ -337,6 +373,8 @@ typedef struct {
   // to have cuBLAS, else this process is asked.
   bsparse_status (*explain)(const bsparse_tile_request* request, const bsparse_device* device,
                             int32_t assume_cublas, bsparse_choice* choice);
+  size_t (*activation_grad_workspace)(const bsparse_activation_grad_args* args);
+  bsparse_status (*activation_grad)(const bsparse_activation_grad_args* args, void* stream);
 } bsparse_cuda_api;
 
 // The table of this library, or null if it was built from another version of this header.

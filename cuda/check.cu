@@ -15,13 +15,20 @@ bsparse_status check_product(const Args& args) {
   RETURN_IF_FAILED(check_dtype("dtype", args.dtype));
   RETURN_IF_FAILED(check_block_size(args.block_size));
   RETURN_IF_FAILED(check_range("feature_axis", args.feature_axis, 0, 1));
+  RETURN_IF_FAILED(check_range("float32_math", args.float32_math, BSPARSE_FLOAT32_EXACT,
+                               BSPARSE_FLOAT32_TF32X3));
   // Features are counted in 32 bits, offsets in 64.
   RETURN_IF_FAILED(check_range("in_blocks", args.in_blocks, 1, INT32_MAX / args.block_size));
   RETURN_IF_FAILED(check_range("out_blocks", args.out_blocks, 1, INT32_MAX / args.block_size));
-  RETURN_IF_FAILED(check_range("batch", args.batch, 0, INT64_MAX));
-  RETURN_IF_FAILED(check_size("x", args.batch, args.in_blocks, args.block_size, 4));
-  RETURN_IF_FAILED(check_size("y", args.batch, args.out_blocks, args.block_size, 4));
   return BSPARSE_OK;
+}
+
+// `out`: y or dy.
+template <class Args>
+bsparse_status check_batch(const Args& args, int64_t batch, const char* out) {
+  RETURN_IF_FAILED(check_range("batch", batch, 0, INT64_MAX));
+  RETURN_IF_FAILED(check_size("x", batch, args.in_blocks, args.block_size, 4));
+  return check_size(out, batch, args.out_blocks, args.block_size, 4);
 }
 
 }  // namespace
@@ -71,6 +78,7 @@ bsparse_status check_block_size(int32_t block_size) {
 
 bsparse_status check_matmul(const bsparse_matmul_args& args) {
   RETURN_IF_FAILED(check_product(args));
+  RETURN_IF_FAILED(check_batch(args, args.batch, "y"));
   RETURN_IF_FAILED(check_range("activation", args.activation, BSPARSE_ACTIVATION_NONE,
                                BSPARSE_ACTIVATION_GELU));
   const bsparse_matmul_plan& plan = args.plan;
@@ -91,6 +99,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   RETURN_IF_FAILED(check_pointer("x", args.x, size));
   RETURN_IF_FAILED(check_pointer("y", args.y, size));
   if (args.bias != nullptr) RETURN_IF_FAILED(check_pointer("bias", args.bias, size));
+  if (args.residual != nullptr) RETURN_IF_FAILED(check_pointer("residual", args.residual, size));
   if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
   if (streams) {
     RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 16));
@@ -107,6 +116,12 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   return BSPARSE_OK;
 }
 
+int64_t total_batch(const bsparse_matmul_dw_args& args) {
+  int64_t batch = 0;
+  for (int p = 0; p < args.num_pairs; ++p) batch += args.pairs[p].batch;
+  return batch;
+}
+
 bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
   RETURN_IF_FAILED(check_product(args));
   RETURN_IF_FAILED(check_dtype("out_dtype", args.out_dtype));
@@ -118,17 +133,31 @@ bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
   const bsparse_matmul_dw_plan& plan = args.plan;
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.batch_splits", plan.batch_splits, 1, 1 << 16));
-  RETURN_IF_FAILED(check_size("workspace", plan.num_blocks, plan.batch_splits,
+  RETURN_IF_FAILED(check_range("num_pairs", args.num_pairs, 0, 1 << 16));
+  if (args.num_pairs > 0) {
+    RETURN_IF_FAILED(check_pointer("pairs", args.pairs, alignof(bsparse_dw_pair)));
+  }
+  int64_t batch = 0;
+  for (int p = 0; p < args.num_pairs; ++p) {
+    RETURN_IF_FAILED(check_batch(args, args.pairs[p].batch, "dy"));
+    RETURN_IF_FAILED(check_range("the sum of batches", batch, 0, INT64_MAX - args.pairs[p].batch));
+    batch += args.pairs[p].batch;
+  }
+  RETURN_IF_FAILED(check_size("workspace", plan.num_blocks,
+                              plan.batch_splits * (int64_t{args.num_pairs} + 1),
                               int64_t{args.block_size} * args.block_size, sizeof(float)));
   RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, 0, plan.num_blocks));
   if (plan.num_blocks == 0) return BSPARSE_OK;
   if (plan.num_items > 0) RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
   RETURN_IF_FAILED(check_pointer("dw", args.dw, 8));
+  if (args.addend != nullptr) RETURN_IF_FAILED(check_pointer("addend", args.addend, 8));
   RETURN_IF_FAILED(check_pointer("plan.blocks", plan.blocks, 4));
   if (args.gate != nullptr) RETURN_IF_FAILED(check_pointer("gate", args.gate, sizeof(float)));
-  if (args.batch == 0) return BSPARSE_OK;
-  RETURN_IF_FAILED(check_pointer("x", args.x, element_size(args.dtype)));
-  RETURN_IF_FAILED(check_pointer("dy", args.dy, element_size(args.dtype)));
+  for (int p = 0; p < args.num_pairs; ++p) {
+    if (args.pairs[p].batch == 0) continue;
+    RETURN_IF_FAILED(check_pointer("x", args.pairs[p].x, element_size(args.dtype)));
+    RETURN_IF_FAILED(check_pointer("dy", args.pairs[p].dy, element_size(args.dtype)));
+  }
   return BSPARSE_OK;
 }
 

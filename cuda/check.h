@@ -21,6 +21,9 @@ bsparse_status check_size(const char* name, int64_t a, int64_t b, int64_t c, siz
 bsparse_status check_dtype(const char* name, bsparse_dtype dtype);
 bsparse_status check_block_size(int32_t block_size);
 
+// Of all pairs, which have been checked.
+int64_t total_batch(const bsparse_matmul_dw_args& args);
+
 // All but the workspace. A batch of 0 needs no x and no y.
 bsparse_status check_matmul(const bsparse_matmul_args& args);
 bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args);

@@ -29,7 +29,7 @@ bool is_stream(const bsparse_tile_request& request) {
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
   // A small batch would not repay the transposing of its weights.
-  const bool tf32_product = request.allow_tf32 != 0 && !request.is_dw &&
+  const bool tf32_product = request.float32_math == BSPARSE_FLOAT32_TF32 && !request.is_dw &&
                             request.feature_axis == 1 && request.batch > kUnionSmallBatch;
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const int smallest_dw = request.feature_axis == 0 ? 16 : 32;

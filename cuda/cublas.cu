@@ -93,8 +93,8 @@ bsparse_status launch_dense_product(const DenseProduct& product, void* workspace
   if (error == kSuccess) error = cublas().set_stream(handle, stream);
   if (error == kSuccess) error = cublas().set_workspace(handle, workspace, kCublasWorkspaceBytes);
   const float one = 1.0f;
-  const float zero = 0.0f;
-  const bool tf32 = product.dtype == BSPARSE_FLOAT32 && product.allow_tf32;
+  const float beta = product.accumulates ? 1.0f : 0.0f;
+  const bool tf32 = product.dtype == BSPARSE_FLOAT32 && product.float32_math == BSPARSE_FLOAT32_TF32;
   const auto op = [](const DenseOperand& x) { return x.transposed ? kTransposed : kNotTransposed; };
   const auto count = [](int64_t n) { return static_cast<int>(n); };
   const DenseOperand& a = product.a;
@@ -103,7 +103,7 @@ bsparse_status launch_dense_product(const DenseProduct& product, void* workspace
     error = cublas().gemm(handle, op(a), op(b), count(product.m), count(product.n),
                           count(product.k), &one, a.data, data_type(product.dtype),
                           count(a.leading), b.data, data_type(product.dtype), count(b.leading),
-                          &zero, product.c, data_type(product.out_dtype), count(product.m),
+                          &beta, product.c, data_type(product.out_dtype), count(product.m),
                           tf32 ? kCompute32FFastTf32 : kCompute32F, kDefaultAlgorithm);
   }
   if (error == kSuccess) return BSPARSE_OK;

@@ -29,10 +29,11 @@ struct DenseOperand {
 struct DenseProduct {
   bsparse_dtype dtype;
   bsparse_dtype out_dtype;
-  bool allow_tf32;
+  bsparse_float32_math float32_math;
   int64_t m, n, k;
   DenseOperand a, b;
   void* c;
+  bool accumulates;  // adds to what c holds
 };
 bsparse_status launch_dense_product(const DenseProduct& product, void* workspace,
                                     cudaStream_t stream);

@@ -1,12 +1,14 @@
 #include "cuda/dense_matmul.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cuda/check.h"
 #include "cuda/cublas.h"
 #include "cuda/dtype.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/error.h"
+#include "cuda/matmul_launch.h"
 
 namespace bsparse {
 namespace {
@@ -55,10 +57,12 @@ __global__ void scatter_kernel(const int4* items, const int2* entries, const uin
 }
 
 // A 16-bit y is rounded once: a bias, or gelu, takes float32 sums from scratch memory. (Given a c to
-// add to, cuBLAS rounds the product first in some of its kernels.)
+// add to, cuBLAS rounds the product first in some of its kernels.) So does a residual of any type: it
+// may be y, and is read after the product.
 bool needs_sums(const bsparse_matmul_args& args) {
-  return args.dtype != BSPARSE_FLOAT32 &&
-         (args.bias != nullptr || args.activation == BSPARSE_ACTIVATION_GELU);
+  return args.residual != nullptr ||
+         (args.dtype != BSPARSE_FLOAT32 &&
+          (args.bias != nullptr || args.activation == BSPARSE_ACTIVATION_GELU));
 }
 
 size_t sums_bytes(const bsparse_matmul_args& args) {
@@ -67,15 +71,19 @@ size_t sums_bytes(const bsparse_matmul_args& args) {
                           : 0;
 }
 
-// y = activation(sums + bias), all (batch, features) or (features, batch); `sums` may be y.
+// y = activation(sums + bias) + residual, all (batch, features) or (features, batch); `sums` or
+// `residual` may be y.
 template <class Element, class Sum>
-__global__ void finish_kernel(Element* y, const Sum* sums, const Element* bias, int64_t batch,
-                              int64_t features, int feature_axis, int activation) {
+__global__ void finish_kernel(Element* y, const Sum* sums, const Element* bias,
+                              const Element* residual, int64_t batch, int64_t features,
+                              int feature_axis, int activation) {
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < batch * features;
        i += int64_t{gridDim.x} * kThreads) {
     float z = to_float(sums[i]);
     if (bias != nullptr) z += to_float(bias[feature_axis == 1 ? i % features : i / batch]);
-    y[i] = from_float<Element>(activate(z, activation));
+    z = activate(z, activation);
+    if (residual != nullptr) z += to_float(residual[i]);
+    y[i] = from_float<Element>(z);
   }
 }
 
@@ -88,40 +96,50 @@ bsparse_status multiply(const bsparse_matmul_args& args, DenseProduct product, f
   product.out_dtype = needs_sums(args) ? BSPARSE_FLOAT32 : args.dtype;
   const bsparse_status status = launch_dense_product(product, cublas_workspace, stream);
   if (status != BSPARSE_OK) return status;
-  if (args.bias == nullptr && args.activation == BSPARSE_ACTIVATION_NONE) return status;
+  if (args.bias == nullptr && args.activation == BSPARSE_ACTIVATION_NONE &&
+      args.residual == nullptr) {
+    return status;
+  }
   const int64_t features = int64_t{args.out_blocks} * args.block_size;
   const unsigned grid = grid_for(args.batch * features);
   const auto* bias = static_cast<const Element*>(args.bias);
+  const auto* residual = static_cast<const Element*>(args.residual);
   if (needs_sums(args)) {
-    finish_kernel<<<grid, kThreads, 0, stream>>>(y, sums, bias, args.batch, features,
+    finish_kernel<<<grid, kThreads, 0, stream>>>(y, sums, bias, residual, args.batch, features,
                                                  args.feature_axis, args.activation);
   } else {
-    finish_kernel<<<grid, kThreads, 0, stream>>>(y, y, bias, args.batch, features,
+    finish_kernel<<<grid, kThreads, 0, stream>>>(y, y, bias, residual, args.batch, features,
                                                  args.feature_axis, args.activation);
   }
-  return check_cuda(cudaGetLastError(), "adding a bias");
+  return check_cuda(cudaGetLastError(), "adding a bias or a residual");
 }
 
-template <class Element>
-__global__ void gather_kernel(const Element* dense, const int32_t* blocks, const float* gate,
-                              Element* dw, int block_size, int64_t dense_columns) {
+// Two elements a thread.
+template <class Sum, class Element>
+__global__ void gather_kernel(const Sum* dense, const int32_t* blocks, DwOutput output,
+                              int block_size, int64_t dense_columns) {
   const int32_t* const block = blocks + 3 * static_cast<int64_t>(blockIdx.x);
-  const float scale = gate == nullptr ? 1.0f : gate[block[2]];
+  const float scale = output.scale(block[2]);
   const int elements = block_size * block_size;
-  for (int e = threadIdx.x; e < elements; e += blockDim.x) {
+  for (int e = 2 * threadIdx.x; e < elements; e += 2 * blockDim.x) {
     const int64_t row = static_cast<int64_t>(block[0]) * block_size + e / block_size;
     const int64_t column = static_cast<int64_t>(block[1]) * block_size + e % block_size;
-    const float value = to_float(dense[row * dense_columns + column]);
-    dw[static_cast<int64_t>(block[2]) * elements + e] =
-        from_float<Element>(scale == 0.0f ? 0.0f : scale * value);
+    const auto sums = *reinterpret_cast<const Pair<Sum>*>(dense + row * dense_columns + column);
+    output.store<Element>(static_cast<int64_t>(block[2]) * elements + e, scale,
+                          to_float(sums.first), to_float(sums.second));
   }
 }
 
-template <class Element>
+template <class Sum, class Element>
 void gather(const bsparse_matmul_dw_args& args, int64_t columns, cudaStream_t stream) {
-  gather_kernel<<<args.plan.num_blocks, kThreads, 0, stream>>>(
-      static_cast<const Element*>(args.workspace), args.plan.blocks, args.gate,
-      static_cast<Element*>(args.dw), args.block_size, columns);
+  gather_kernel<Sum, Element><<<args.plan.num_blocks, kThreads, 0, stream>>>(
+      static_cast<const Sum*>(args.workspace), args.plan.blocks, dw_output(args), args.block_size,
+      columns);
+}
+
+// Of the dense gradient: float32 where sums of several pairs meet in it.
+bsparse_dtype sums_dtype(const bsparse_matmul_dw_args& args) {
+  return filled_pairs(args).size() > 1 ? BSPARSE_FLOAT32 : args.out_dtype;
 }
 
 }  // namespace
@@ -156,7 +174,7 @@ bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t
   void* const cublas_workspace = sums + sums_bytes(args);
   DenseProduct product{};
   product.dtype = args.dtype;
-  product.allow_tf32 = args.allow_tf32 != 0;
+  product.float32_math = args.float32_math;
   product.k = in;
   // Row-major (r, c) is column-major (c, r).
   if (args.feature_axis == 1) {
@@ -184,31 +202,43 @@ bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t
 
 size_t dense_matmul_dw_workspace(const bsparse_matmul_dw_args& args) {
   const DenseShape shape = DenseShape::of(args, false);
-  return round_up(shape.bytes(args.out_dtype)) + kCublasWorkspaceBytes;
+  return round_up(shape.bytes(sums_dtype(args))) + kCublasWorkspaceBytes;
 }
 
 bsparse_status launch_dense_matmul_dw(const bsparse_matmul_dw_args& args, cudaStream_t stream) {
   const DenseShape shape = DenseShape::of(args, false);
-  void* const scratch = static_cast<char*>(args.workspace) + round_up(shape.bytes(args.out_dtype));
+  const bsparse_dtype dtype = sums_dtype(args);
+  const std::vector<bsparse_dw_pair> pairs = filled_pairs(args);
+  if (pairs.empty()) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "plan.kernel is %d; it takes no empty batch", BSPARSE_DENSE);
+  }
   const bool features_last = args.feature_axis == 1;
-  const DenseOperand dy = {args.dy, features_last ? shape.columns : args.batch, !features_last};
-  const DenseOperand x = {args.x, features_last ? shape.rows : args.batch, features_last};
   DenseProduct product{};
   product.dtype = args.dtype;
-  product.out_dtype = args.out_dtype;
-  product.allow_tf32 = args.allow_tf32 != 0;
+  product.out_dtype = dtype;
+  product.float32_math = args.float32_math;
   product.m = shape.columns;
   product.n = shape.rows;
-  product.k = args.batch;
-  product.a = dy;
-  product.b = x;
   product.c = args.workspace;
-  const bsparse_status status = launch_dense_product(product, scratch, stream);
-  if (status != BSPARSE_OK) return status;
+  for (const bsparse_dw_pair& pair : pairs) {
+    product.k = pair.batch;
+    product.a = {pair.dy, features_last ? shape.columns : pair.batch, !features_last};
+    product.b = {pair.x, features_last ? shape.rows : pair.batch, features_last};
+    const bsparse_status status = launch_dense_product(
+        product, static_cast<char*>(args.workspace) + round_up(shape.bytes(dtype)), stream);
+    if (status != BSPARSE_OK) return status;
+    product.accumulates = true;
+  }
+  const bool wide = dtype == BSPARSE_FLOAT32;
   switch (args.out_dtype) {
-    case BSPARSE_FLOAT32: gather<float>(args, shape.columns, stream); break;
-    case BSPARSE_FLOAT16: gather<__half>(args, shape.columns, stream); break;
-    case BSPARSE_BFLOAT16: gather<__nv_bfloat16>(args, shape.columns, stream); break;
+    case BSPARSE_FLOAT32: gather<float, float>(args, shape.columns, stream); break;
+    case BSPARSE_FLOAT16:
+      (wide ? &gather<float, __half> : &gather<__half, __half>)(args, shape.columns, stream);
+      break;
+    case BSPARSE_BFLOAT16:
+      (wide ? &gather<float, __nv_bfloat16> : &gather<__nv_bfloat16, __nv_bfloat16>)(
+          args, shape.columns, stream);
+      break;
   }
   return check_cuda(cudaGetLastError(), "keeping the stored blocks");
 }

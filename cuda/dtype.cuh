@@ -39,10 +39,21 @@ __device__ __forceinline__ Pair<Element> make_pair(float first, float second) {
   return {from_float<Element>(first), from_float<Element>(second)};
 }
 
+// Adds the pair of 16-bit elements that `word` holds.
+template <class Element>
+__device__ __forceinline__ void add_pair(float& first, float& second, uint32_t word) {
+  const auto& pair = reinterpret_cast<const Pair<Element>&>(word);
+  first += to_float(pair.first);
+  second += to_float(pair.second);
+}
+
+// How a warp multiplies: by mma.sync, by three of them on operands in two parts, or without tensor
+// cores.
+enum class Multiplier { kMma, kSplitMma, kFma };
+
 struct Bf16 {
   using Element = __nv_bfloat16;
-  static constexpr bool kUsesTensorCores = true;
-  static constexpr char kName[] = "bf16";
+  static constexpr Multiplier kMultiplier = Multiplier::kMma;
   static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     ptx::mma_bf16(d, a, b);
   }
@@ -50,8 +61,7 @@ struct Bf16 {
 
 struct Fp16 {
   using Element = __half;
-  static constexpr bool kUsesTensorCores = true;
-  static constexpr char kName[] = "fp16";
+  static constexpr Multiplier kMultiplier = Multiplier::kMma;
   static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     ptx::mma_fp16(d, a, b);
   }
@@ -60,18 +70,36 @@ struct Fp16 {
 // float32 storage, operands rounded to TF32.
 struct Tf32 {
   using Element = float;
-  static constexpr bool kUsesTensorCores = true;
-  static constexpr char kName[] = "tf32";
+  static constexpr Multiplier kMultiplier = Multiplier::kMma;
   static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     ptx::mma_tf32(d, a, b);
+  }
+};
+
+// float32 storage; an operand is the sum of two TF32 numbers, and a product three of four: the two
+// smaller parts' is below a float32's precision. After Ootomo and Yokota, "Recovering single
+// precision accuracy from Tensor Cores", 2022: also that a step's products are added to the sum
+// outside the tensor cores, which round towards zero. An infinite operand has no smaller part, so what
+// it gives is no number.
+struct Tf32x3 {
+  using Element = float;
+  static constexpr Multiplier kMultiplier = Multiplier::kSplitMma;
+
+  struct Parts {
+    uint32_t big, small;
+  };
+
+  static __device__ __forceinline__ Parts split(uint32_t float_bits) {
+    const uint32_t big = ptx::round_to_tf32(float_bits);
+    const float rest = __uint_as_float(float_bits) - __uint_as_float(big);
+    return {big, ptx::round_to_tf32(__float_as_uint(rest))};
   }
 };
 
 // float32 throughout, by fused multiply-adds.
 struct Fp32 {
   using Element = float;
-  static constexpr bool kUsesTensorCores = false;
-  static constexpr char kName[] = "fp32";
+  static constexpr Multiplier kMultiplier = Multiplier::kFma;
 };
 
 }  // namespace bsparse

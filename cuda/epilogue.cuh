@@ -1,4 +1,4 @@
-// From float32 accumulators to the output: bias, activation, rounding, coalesced stores.
+// From float32 accumulators to the output: bias, activation, residual, rounding, coalesced stores.
 #ifndef BSPARSE_CUDA_EPILOGUE_CUH_
 #define BSPARSE_CUDA_EPILOGUE_CUH_
 
@@ -48,13 +48,46 @@ struct OutputTile {
   int64_t feature_begin;
 };
 
-// Adds bias, activates and stores an output tile through shared memory at `buffer`, which all
-// warps have finished with. Registers hold scattered pairs; y wants whole rows.
+// What goes onto the sums on their way to y; each of them or none.
+template <class Element>
+struct Finish {
+  const Element* bias;
+  int activation;
+  const Element* residual;  // like y, and may be y: an element is read before it is written
+  bool residual_aligned;
+};
+
+// Calls move(row, chunk, first element in y, valid elements) for this thread's chunks of an output
+// tile, staged as `Tile`, as far as they lie in y.
+template <class Element, int kFeatureAxis, class Tile, int kThreads, int kUnroll, class Move>
+__device__ __forceinline__ void for_each_output_chunk(const OutputTile& place, const Move& move) {
+  constexpr int kPerChunk = kChunkElements<Element>;
+#pragma unroll kUnroll
+  for (int c = threadIdx.x; c < Tile::kChunks; c += kThreads) {
+    const int row = c / Tile::kRowChunks;
+    const int chunk = c % Tile::kRowChunks;
+    if constexpr (kFeatureAxis == 1) {
+      const int64_t batch = place.batch_begin + row;
+      if (batch >= place.batch_end) break;
+      move(row, chunk, batch * place.features + place.feature_begin + chunk * kPerChunk,
+           kPerChunk);
+    } else {
+      const int64_t batch = place.batch_begin + chunk * kPerChunk;
+      const int64_t left = place.batch_end - batch;
+      if (left <= 0) continue;
+      move(row, chunk, (place.feature_begin + row) * place.batch + batch,
+           left < kPerChunk ? static_cast<int>(left) : kPerChunk);
+    }
+  }
+}
+
+// Finishes and stores an output tile through shared memory at `buffer`, which all warps are done
+// with. Registers hold scattered pairs; y and the residual want whole rows.
 template <class Element, int kFeatureAxis, int kBatchTile, int kBlockSize, int kThreads, int kM,
           int kN>
 __device__ __forceinline__ void store_output(Accumulator<kM, kN>& accumulator,
                                              const WarpPosition& warp, const OutputTile& place,
-                                             const Element* bias, int activation, Element* y,
+                                             const Finish<Element>& finish, Element* y,
                                              bool y_aligned, char* buffer) {
   constexpr int kSize = static_cast<int>(sizeof(Element));
   constexpr int kPerChunk = kChunkElements<Element>;
@@ -65,44 +98,54 @@ __device__ __forceinline__ void store_output(Accumulator<kM, kN>& accumulator,
     return reinterpret_cast<Element*>(buffer + Tile::offset(row, column / kPerChunk)) +
            column % kPerChunk;
   };
-  if (bias != nullptr) {
-    bias += place.feature_begin + warp.output;
+  if (finish.bias != nullptr) {
+    const Element* const bias = finish.bias + place.feature_begin + warp.output;
     accumulator.transform([&](int column, float z) { return z + to_float(bias[column]); });
   }
-  if (activation != BSPARSE_ACTIVATION_NONE) {
-    accumulator.transform([&](int, float z) { return activate(z, activation); });
+  if (finish.activation != BSPARSE_ACTIVATION_NONE) {
+    accumulator.transform([&](int, float z) { return activate(z, finish.activation); });
+  }
+  if (finish.residual != nullptr) {
+    for_each_output_chunk<Element, kFeatureAxis, Tile, kThreads, 1>(
+        place, [&](int row, int chunk, int64_t from, int valid) {
+          const uint32_t to = ptx::shared_address(buffer + Tile::offset(row, chunk));
+          if (finish.residual_aligned) {
+            ptx::cp_async_16(to, finish.residual + from, valid * kSize);
+          } else {
+            load_chunk_by_elements(to, finish.residual + from, valid);
+          }
+        });
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    __syncthreads();
   }
   accumulator.for_each_pair([&](int row, int column, float first, float second) {
     const int batch = warp.batch + row;
     const int output = warp.output + column;
-    const auto pair = make_pair<Element>(first, second);
     if constexpr (kFeatureAxis == 1) {
-      *reinterpret_cast<Pair<Element>*>(element(batch, output)) = pair;
+      auto* const place = reinterpret_cast<Pair<Element>*>(element(batch, output));
+      if (finish.residual != nullptr) {
+        first += to_float(place->first);
+        second += to_float(place->second);
+      }
+      *place = make_pair<Element>(first, second);
     } else {
-      *element(output, batch) = pair.first;
-      *element(output + 1, batch) = pair.second;
+      Element* const places[] = {element(output, batch), element(output + 1, batch)};
+      if (finish.residual != nullptr) {
+        first += to_float(*places[0]);
+        second += to_float(*places[1]);
+      }
+      *places[0] = from_float<Element>(first);
+      *places[1] = from_float<Element>(second);
     }
   });
   __syncthreads();
 
-#pragma unroll 4
-  for (int c = threadIdx.x; c < Tile::kChunks; c += kThreads) {
-    const int row = c / Tile::kRowChunks;
-    const int chunk = c % Tile::kRowChunks;
-    const uint4 data = *reinterpret_cast<const uint4*>(buffer + Tile::offset(row, chunk));
-    if constexpr (kFeatureAxis == 1) {
-      const int64_t batch = place.batch_begin + row;
-      if (batch >= place.batch_end) break;
-      store_chunk(y + batch * place.features + place.feature_begin + chunk * kPerChunk, data,
-                  kPerChunk, y_aligned);
-    } else {
-      const int64_t batch = place.batch_begin + chunk * kPerChunk;
-      const int64_t left = place.batch_end - batch;
-      if (left <= 0) continue;
-      store_chunk(y + (place.feature_begin + row) * place.batch + batch, data,
-                  left < kPerChunk ? static_cast<int>(left) : kPerChunk, y_aligned);
-    }
-  }
+  for_each_output_chunk<Element, kFeatureAxis, Tile, kThreads, 4>(
+      place, [&](int row, int chunk, int64_t to, int valid) {
+        const uint4 data = *reinterpret_cast<const uint4*>(buffer + Tile::offset(row, chunk));
+        store_chunk(y + to, data, valid, y_aligned);
+      });
 }
 
 // Stores a segment of a split column as it is, in float32, (batch, bs) or (bs, batch).

@@ -12,6 +12,36 @@
 namespace bsparse {
 namespace {
 
+// The kernels of one arithmetic mode (dtype.cuh); null: none of that family.
+struct MathKernels {
+  using FindMatmul = Kernel (*)(const MatmulVariant& variant);
+  using FindMatmulDw = Kernel (*)(int block_size, int feature_axis);
+  const char* name;
+  FindMatmul matmul;
+  FindMatmulDw matmul_dw;
+  FindMatmul union_matmul;
+  FindMatmulDw union_matmul_dw;
+  FindMatmul stream_matmul;
+};
+
+constexpr MathKernels kBf16 = {"bf16", sm80_matmul_bf16, sm80_matmul_dw_bf16,
+                               sm90_matmul_bf16, sm90_matmul_dw_bf16, sm90_stream_bf16};
+constexpr MathKernels kFp16 = {"fp16", sm80_matmul_fp16, sm80_matmul_dw_fp16,
+                               sm90_matmul_fp16, sm90_matmul_dw_fp16, sm90_stream_fp16};
+constexpr MathKernels kFp32 = {"fp32", sm80_matmul_fp32, sm80_matmul_dw_fp32,
+                               nullptr, nullptr, nullptr};
+constexpr MathKernels kTf32 = {"tf32", sm80_matmul_tf32, sm80_matmul_dw_tf32,
+                               sm90_matmul_tf32, nullptr, nullptr};
+constexpr MathKernels kTf32x3 = {"tf32x3", sm80_matmul_tf32x3, sm80_matmul_dw_tf32x3,
+                                 nullptr, nullptr, nullptr};
+
+const MathKernels& kernels_for(bsparse_dtype dtype, bsparse_float32_math float32_math) {
+  if (dtype == BSPARSE_BFLOAT16) return kBf16;
+  if (dtype == BSPARSE_FLOAT16) return kFp16;
+  if (float32_math == BSPARSE_FLOAT32_TF32) return kTf32;
+  return float32_math == BSPARSE_FLOAT32_TF32X3 ? kTf32x3 : kFp32;
+}
+
 cudaLaunchAttribute clusters_of(int32_t ctas) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -47,56 +77,31 @@ bsparse_status found_kernel(const Kernel& kernel, int family, bsparse_dtype dtyp
 
 }  // namespace
 
-const char* math_name(bsparse_dtype dtype, bool allow_tf32) {
-  switch (dtype) {
-    case BSPARSE_BFLOAT16: return "bf16";
-    case BSPARSE_FLOAT16: return "fp16";
-    case BSPARSE_FLOAT32: return allow_tf32 ? "tf32" : "fp32";
-  }
-  return "unknown";
+const char* math_name(bsparse_dtype dtype, bsparse_float32_math float32_math) {
+  return kernels_for(dtype, float32_math).name;
 }
 
-Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant) {
-  const bool is_half = dtype == BSPARSE_FLOAT16;
-  if (dtype == BSPARSE_FLOAT32 && !allow_tf32) {
-    return variant.family <= BSPARSE_SM80_SMALL ? sm80_matmul_fp32(variant) : Kernel{};
-  }
-  if (dtype == BSPARSE_FLOAT32) {
-    if (is_union(variant.family)) return sm90_matmul_tf32(variant);
-    return variant.family <= BSPARSE_SM80_SMALL ? sm80_matmul_tf32(variant) : Kernel{};
-  }
-  if (is_union(variant.family)) {
-    return is_half ? sm90_matmul_fp16(variant) : sm90_matmul_bf16(variant);
-  }
-  if (variant.family == BSPARSE_SM90_STREAM) {
-    return is_half ? sm90_stream_fp16(variant) : sm90_stream_bf16(variant);
-  }
-  return is_half ? sm80_matmul_fp16(variant) : sm80_matmul_bf16(variant);
+Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,
+                   const MatmulVariant& variant) {
+  const MathKernels& kernels = kernels_for(dtype, float32_math);
+  const auto find = is_union(variant.family)                  ? kernels.union_matmul
+                    : variant.family == BSPARSE_SM90_STREAM   ? kernels.stream_matmul
+                                                              : kernels.matmul;
+  return find == nullptr ? Kernel{} : find(variant);
 }
 
-Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
-                      int feature_axis) {
-  const bool hopper = is_union(family);
-  switch (dtype) {
-    case BSPARSE_BFLOAT16:
-      return hopper ? sm90_matmul_dw_bf16(block_size, feature_axis)
-                    : sm80_matmul_dw_bf16(block_size, feature_axis);
-    case BSPARSE_FLOAT16:
-      return hopper ? sm90_matmul_dw_fp16(block_size, feature_axis)
-                    : sm80_matmul_dw_fp16(block_size, feature_axis);
-    case BSPARSE_FLOAT32:
-      if (hopper) return {};
-      return allow_tf32 ? sm80_matmul_dw_tf32(block_size, feature_axis)
-                        : sm80_matmul_dw_fp32(block_size, feature_axis);
-  }
-  return {};
+Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
+                      bsparse_float32_math float32_math, int block_size, int feature_axis) {
+  const MathKernels& kernels = kernels_for(dtype, float32_math);
+  const auto find = is_union(family) ? kernels.union_matmul_dw : kernels.matmul_dw;
+  return find == nullptr ? Kernel{} : find(block_size, feature_axis);
 }
 
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel) {
   const int family = args.plan.kernel;
   *kernel = {};
   if (family >= BSPARSE_SM80 && family <= BSPARSE_SM90_STREAM && family != BSPARSE_DENSE) {
-    *kernel = find_matmul(args.dtype, args.allow_tf32 != 0,
+    *kernel = find_matmul(args.dtype, args.float32_math,
                           {args.block_size, args.feature_axis, args.transpose != 0,
                            static_cast<bsparse_kernel>(family), args.batch});
   }
@@ -108,7 +113,7 @@ bsparse_status find_planned_matmul_dw(const bsparse_matmul_dw_args& args, Kernel
   *kernel = {};
   if (family == BSPARSE_SM80 || family == BSPARSE_SM90) {
     *kernel = find_matmul_dw(static_cast<bsparse_kernel>(family), args.dtype,
-                             args.allow_tf32 != 0, args.block_size, args.feature_axis);
+                             args.float32_math, args.block_size, args.feature_axis);
   }
   return found_kernel(*kernel, family, args.dtype, args.block_size);
 }

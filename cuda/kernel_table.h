@@ -11,17 +11,18 @@
 
 namespace bsparse {
 
-// How elements of a dtype are multiplied: "bf16", "fp16", "tf32" or "fp32".
-const char* math_name(bsparse_dtype dtype, bool allow_tf32);
+// How elements are multiplied: "bf16", "fp16", "tf32", "tf32x3" or "fp32".
+const char* math_name(bsparse_dtype dtype, bsparse_float32_math float32_math);
 
 // Families for Hopper whose items are unions; their partials lie outputs first.
 constexpr bool is_union(int32_t family) {
   return family == BSPARSE_SM90 || family == BSPARSE_SM90_SMALL;
 }
 
-Kernel find_matmul(bsparse_dtype dtype, bool allow_tf32, const MatmulVariant& variant);
-Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype, bool allow_tf32, int block_size,
-                      int feature_axis);
+Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,
+                   const MatmulVariant& variant);
+Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
+                      bsparse_float32_math float32_math, int block_size, int feature_axis);
 
 // The kernel that the plan of `args` was cut for, or a failure if there is none.
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel);

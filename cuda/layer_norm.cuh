@@ -4,14 +4,14 @@
 // Activations are a row-major matrix. With features last a row is a batch entry, and the segments
 // of all rows follow each other: a CTA sums one, and keeps it in registers; where there are few and
 // long ones several CTAs sum the same, and each writes a part. With features first a batch entry is a
-// column: CTAs sum tiles of 64 columns by some rows of a segment, a second kernel adds up the tiles of
-// a column in order, a third one uses the sums.
+// column, and column_sums.cuh says how they are summed: a third kernel uses the sums.
 #ifndef BSPARSE_CUDA_LAYER_NORM_CUH_
 #define BSPARSE_CUDA_LAYER_NORM_CUH_
 
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/column_sums.cuh"
 #include "cuda/elements.cuh"
 
 namespace bsparse {
@@ -30,6 +30,12 @@ constexpr int kRowSharers = 8;
 struct Sums {
   float a, b;
 };
+
+__device__ __forceinline__ Sums& operator+=(Sums& sums, const Sums& more) {
+  sums.a += more.a;
+  sums.b += more.b;
+  return sums;
+}
 
 __device__ __forceinline__ Sums warp_sum(Sums sums) {
 #pragma unroll
@@ -207,67 +213,6 @@ struct RowOperand {
     }
   }
 };
-
-// ---- columns ----
-
-constexpr int kTileColumns = 64;
-constexpr int kTileWarps = 8;
-
-// How a matrix of `segments` times `segment_rows` rows is cut into tiles. Depends on its shape
-// alone, for the order of the sums must.
-struct ColumnTiling {
-  int64_t segments, segment_rows, columns;
-  int64_t column_tiles;
-  int64_t chunks;      // of the rows of a segment
-  int64_t chunk_rows;  // at most
-
-  ColumnTiling(int64_t segments, int64_t segment_rows, int64_t columns)
-      : segments(segments), segment_rows(segment_rows), columns(columns) {
-    constexpr int64_t kWantedCtas = 512;
-    constexpr int64_t kFewestRows = 64;
-    column_tiles = columns == 0 ? 0 : (columns - 1) / kTileColumns + 1;
-    const int64_t wanted = kWantedCtas / std::max<int64_t>(1, column_tiles * segments);
-    const int64_t most = (segment_rows - 1) / kFewestRows + 1;
-    const int64_t cut = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most));
-    chunk_rows = segment_rows == 0 ? 1 : (segment_rows - 1) / cut + 1;
-    chunks = segment_rows == 0 ? 1 : (segment_rows - 1) / chunk_rows + 1;
-  }
-
-  __host__ __device__ int64_t tiles() const { return column_tiles * chunks * segments; }
-  int64_t partials() const { return segments * chunks * columns; }
-};
-
-// The tile of a CTA. Its 8 warps take every eighth row, a lane kPack neighbouring columns, and
-// with kPack 1 another one 32 columns on: so the sums do not depend on how columns are loaded.
-struct ColumnTile {
-  int64_t segment, chunk;
-  int64_t first_row, end_row;  // of the matrix
-  int64_t first_column;
-
-  __device__ __forceinline__ ColumnTile(const ColumnTiling& tiling, int64_t tile) {
-    first_column = tile % tiling.column_tiles * kTileColumns;
-    const int64_t rest = tile / tiling.column_tiles;
-    chunk = rest % tiling.chunks;
-    segment = rest / tiling.chunks;
-    const int64_t begin = chunk * tiling.chunk_rows;
-    first_row = segment * tiling.segment_rows + begin;
-    end_row = first_row + min(tiling.chunk_rows, tiling.segment_rows - begin);
-  }
-};
-
-// Threads of a CTA as (32 lanes, 8 warps). Calls f(column) for each group of kPack columns of
-// the tile that this thread looks after.
-template <int kPack, class F>
-__device__ __forceinline__ void for_each_column(const ColumnTile& tile, int64_t columns,
-                                                const F& f) {
-#pragma unroll
-  for (int part = 0; part < kTileColumns; part += 32 * kPack) {
-    const int64_t column = tile.first_column + part + threadIdx.x * kPack;
-    if (column < columns) f(column);
-  }
-}
-
-inline dim3 tile_threads() { return dim3(32, kTileWarps); }
 
 }  // namespace bsparse
 

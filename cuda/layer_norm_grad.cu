@@ -276,32 +276,15 @@ __global__ void __launch_bounds__(32 * kTileWarps)
         load_elements(static_cast<const Element*>(grad.dy) + row * tiling.columns + column, dy);
         terms_of.get(row, x, dy, terms);
 #pragma unroll
-        for (int e = 0; e < kPack; ++e) {
-          sums[e].a += terms[e].a;
-          sums[e].b += terms[e].b;
-        }
+        for (int e = 0; e < kPack; ++e) sums[e] += terms[e];
       }
 #pragma unroll
       for (int e = 0; e < kPack; ++e) {
         shared[threadIdx.y][column - tile.first_column + e] = sums[e];
       }
     });
-    __syncthreads();
-    const int local = threadIdx.y * 32 + threadIdx.x;
-    const int64_t column = tile.first_column + local;
-    if (local < kTileColumns && column < tiling.columns) {
-      Sums sums = shared[0][local];
-      for (int warp = 1; warp < kTileWarps; ++warp) {
-        sums.a += shared[warp][local].a;
-        sums.b += shared[warp][local].b;
-      }
-      if (tiling.chunks == 1) {
-        store(grad, tile.segment * tiling.columns + column, sums);
-      } else {
-        grad.partials[(tile.segment * tiling.chunks + tile.chunk) * tiling.columns + column] = sums;
-      }
-    }
-    __syncthreads();
+    add_warps(shared, tiling, tile, grad.partials,
+              [&](int64_t at, const Sums& sums) { store(grad, at, sums); });
   }
 }
 
@@ -311,33 +294,8 @@ __global__ void __launch_bounds__(32 * kTileWarps)
     merge_sums_kernel(const __grid_constant__ LayerNormGrad grad,
                       const __grid_constant__ ColumnTiling tiling, Store store) {
   follow_kernel_before();
-  __shared__ Sums shared[kTileWarps][32];
-  const int64_t groups = (tiling.columns - 1) / 32 + 1;
-  for (int64_t g = blockIdx.x; g < tiling.segments * groups; g += gridDim.x) {
-    const int64_t segment = g / groups;
-    const int64_t column = g % groups * 32 + threadIdx.x;
-    Sums sums = {0.0f, 0.0f};
-    if (column < tiling.columns) {
-      const Sums* const partials =
-          grad.partials + segment * tiling.chunks * tiling.columns + column;
-#pragma unroll 4
-      for (int64_t chunk = threadIdx.y; chunk < tiling.chunks; chunk += kTileWarps) {
-        const Sums partial = partials[chunk * tiling.columns];
-        sums.a += partial.a;
-        sums.b += partial.b;
-      }
-    }
-    shared[threadIdx.y][threadIdx.x] = sums;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < tiling.columns) {
-      for (int warp = 1; warp < kTileWarps; ++warp) {
-        sums.a += shared[warp][threadIdx.x].a;
-        sums.b += shared[warp][threadIdx.x].b;
-      }
-      store(grad, segment * tiling.columns + column, sums);
-    }
-    __syncthreads();
-  }
+  add_chunks(grad.partials, tiling,
+             [&](int64_t at, const Sums& sums) { store(grad, at, sums); });
 }
 
 // ---- features first: dx by columns, dgain and dbias by rows ----
@@ -416,10 +374,6 @@ unsigned ctas_for(int64_t wanted) {
   return static_cast<unsigned>(std::min<int64_t>(wanted, kMaxRowCtas));
 }
 
-unsigned merge_ctas(const ColumnTiling& tiling) {
-  return ctas_for(tiling.segments * ((tiling.columns - 1) / 32 + 1));
-}
-
 // Of dgain and dbias with features last, of dx with features first.
 ColumnTiling tiling_of(const bsparse_layer_norm_grad_args& args) {
   if (args.feature_axis == 1) return ColumnTiling(1, args.batch, args.features);
@@ -432,8 +386,8 @@ void column_sums(const LayerNormGrad& grad, const ColumnTiling& tiling, Store st
   launch_early(&column_sums_kernel<Element, kPack, Terms, Store>, ctas_for(tiling.tiles()),
                tile_threads(), stream, grad, tiling, store);
   if (tiling.chunks == 1) return;
-  launch_early(&merge_sums_kernel<Store>, merge_ctas(tiling), tile_threads(), stream, grad, tiling,
-               store);
+  launch_early(&merge_sums_kernel<Store>, ctas_for(tiling.merge_groups()), tile_threads(), stream,
+               grad, tiling, store);
 }
 
 template <class Element, int kPack>

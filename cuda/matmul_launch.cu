@@ -98,6 +98,7 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
   params.x = args.x;
   params.w = args.w;
   params.bias = args.bias;
+  params.residual = args.residual;
   params.y = args.y;
   params.partials = reinterpret_cast<float*>(scratch);
   params.items = reinterpret_cast<const int4*>(args.plan.items);
@@ -111,6 +112,7 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
       args.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
   params.x_aligned = rows_aligned && is_aligned(args.x, 16);
   params.y_aligned = rows_aligned && is_aligned(args.y, 16);
+  params.residual_aligned = rows_aligned && is_aligned(args.residual, 16);
 
   if (args.gate != nullptr) {
     const CompactEntries compact = {params.items,
@@ -160,6 +162,11 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     status = map_activations(args, map_type(args.dtype), args.y, out_features(args), width,
                              kernel.store_batch, &params.y);
   }
+  params.adds_residual = args.residual != nullptr;
+  if (status == BSPARSE_OK && params.adds_residual) {
+    status = map_activations(args, map_type(args.dtype), args.residual, out_features(args), width,
+                             kernel.store_batch, &params.residual);
+  }
   const void* w = args.w;
   if (status == BSPARSE_OK && transposes_weights(args)) {
     auto* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
@@ -205,6 +212,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   int32_t clusters = 0;
   status = get_clusters(kernel, ctas, &clusters);
   if (status != BSPARSE_OK) return status;
+  if (args.max_ctas > 0) clusters = std::min(clusters, std::max(1, args.max_ctas / ctas));
   clusters = static_cast<int32_t>(std::min<int64_t>(tiles, clusters));
   return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * ctas), &params,
                 stream, ctas);
@@ -224,6 +232,11 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
     status = map_activations(args, type, args.y, out_features(args), args.block_size, box_batch,
                              &params.y);
   }
+  params.adds_residual = args.residual != nullptr;
+  if (status == BSPARSE_OK && params.adds_residual) {
+    status = map_activations(args, type, args.residual, out_features(args), args.block_size,
+                             box_batch, &params.residual);
+  }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
     constexpr int kLine = 64;  // elements of 128 bytes
     const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
@@ -241,7 +254,7 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
   params.entries = reinterpret_cast<const int4*>(args.plan.entries);
   params.splits = args.plan.splits;
   params.num_partials = args.plan.num_partials;
-  params.box_bytes_x =
+  params.box_bytes =
       static_cast<uint32_t>(box_batch * args.block_size * element_size(args.dtype));
   params.plan_settled = (args.settled & BSPARSE_SETTLED_PLAN) != 0;
   params.weights_settled = params.plan_settled && args.gate == nullptr &&

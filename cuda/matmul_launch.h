@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <vector>
 
 #include "cuda/bsparse_cuda.h"
 #include "cuda/matmul_params.h"
@@ -31,12 +32,16 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream);
 
-// dw with one CTA for blocks wherever they lie, and the same with CTAs that take items of one
-// output column. With more than one split they leave partial sums in the workspace.
-bsparse_status launch_block_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
-                                      cudaStream_t stream);
-bsparse_status launch_column_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
-                                       cudaStream_t stream);
+// The pairs of dw that have a batch.
+std::vector<bsparse_dw_pair> filled_pairs(const bsparse_matmul_dw_args& args);
+
+DwOutput dw_output(const bsparse_matmul_dw_args& args);
+
+// Float32 sums that dw leaves in its workspace, of a split of a launch each; 0 if there is only one.
+int64_t matmul_dw_partials(const bsparse_matmul_dw_args& args);
+
+bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
+                                cudaStream_t stream);
 
 }  // namespace bsparse
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/bsparse_cuda.h"
+#include "cuda/dw_output.cuh"
 #include "cuda/rasterise.h"
 
 namespace bsparse {
@@ -15,11 +16,12 @@ namespace bsparse {
 // y (or float32 partials of it) for `batch_tiles` batch tiles from `first_batch_tile` on; one CTA
 // an item and batch tile.
 struct MatmulParams {
-  const void* x;     // (batch, in) or (in, batch)
-  const void* w;     // (blocks, bs, bs)
-  const void* bias;  // (out) or null
-  void* y;           // (batch, out) or (out, batch)
-  float* partials;   // (num_partials, batch, bs) or (num_partials, bs, batch)
+  const void* x;         // (batch, in) or (in, batch)
+  const void* w;         // (blocks, bs, bs)
+  const void* bias;      // (out) or null
+  const void* residual;  // like y, or null; may be y
+  void* y;               // (batch, out) or (out, batch)
+  float* partials;       // (num_partials, batch, bs) or (num_partials, bs, batch)
   const int4* items;
   const int2* entries;
   int64_t batch;
@@ -28,8 +30,9 @@ struct MatmulParams {
   int64_t first_batch_tile;
   Raster raster;
   int32_t activation;
-  bool x_aligned;  // every tile row of x, or of y, may be moved 16 bytes at once
+  bool x_aligned;  // every tile row of x, y or the residual may be moved 16 bytes at once
   bool y_aligned;
+  bool residual_aligned;
 };
 
 // The same for kernels whose items are unions of block columns. Their CTAs take tile after tile.
@@ -37,6 +40,7 @@ struct UnionMatmulParams {
   CUtensorMap x;
   CUtensorMap w;  // (blocks * bs, bs)
   CUtensorMap y;
+  CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
   const float* gate;  // (blocks) or null; only tells which blocks are 0
   float* partials;    // (num_partials, outputs of an item, batch)
@@ -50,6 +54,7 @@ struct UnionMatmulParams {
   int32_t num_blocks;
   int32_t activation;
   bool keeps_weights;  // in L2
+  bool adds_residual;
 };
 
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
@@ -57,6 +62,7 @@ struct StreamMatmulParams {
   CUtensorMap x;
   CUtensorMap w;  // of rows of 128 bytes
   CUtensorMap y;
+  CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
   const float* gate;  // (blocks) or null; only tells which blocks are 0
   float* partials;    // (batch tiles, num_partials, tile)
@@ -65,48 +71,72 @@ struct StreamMatmulParams {
   const int4* entries;  // (lists, length): column, in_block, weight_block, partial
   const int32_t* splits;
   int32_t num_partials;
-  uint32_t box_bytes_x;
+  uint32_t box_bytes;  // of x, y and the residual
   bool plan_settled;     // may be read before the kernel before this one is done
   bool weights_settled;  // likewise
+  bool adds_residual;
   uint32_t lists;
   int32_t length;
   int32_t activation;
 };
 
-// dw, or with more than one split float32 partials of it; one CTA `slots` blocks and a split.
+// That one launch of dw takes.
+inline constexpr int kMaxPairs = 8;
+
+// The stages of a launch of dw: those of its first pair, of its second, and so on. A split is a range
+// of them, so it may begin in one pair and end in another; no stage lies in two.
+struct DwStages {
+  int64_t first[kMaxPairs + 1];  // of each pair; behind the last one their number
+  int64_t count;                 // of all pairs
+  int64_t of_split;
+
+  // Of a split: its first stage, and how many it has.
+  __host__ __device__ int64_t begin(int64_t split) const { return split * of_split; }
+  __host__ __device__ int64_t size(int64_t split) const {
+    const int64_t left = count - begin(split);
+    return left <= 0 ? 0 : left < of_split ? left : of_split;
+  }
+  // The pair that a stage is of.
+  __host__ __device__ int pair(int64_t stage) const {
+    int pair = 0;
+    while (stage >= first[pair + 1]) ++pair;
+    return pair;
+  }
+};
+
+// dw, or with partials float32 sums of it; one CTA `slots` blocks and a split.
 struct MatmulDwParams {
-  const void* x;
-  const void* dy;
-  const float* gate;  // (blocks) or null
-  void* dw;           // (blocks, bs, bs)
-  float* partials;    // (splits, blocks, bs, bs)
+  struct Operands {
+    const void* x;
+    const void* dy;
+    int64_t batch;
+    bool x_aligned;
+    bool dy_aligned;
+  };
+  Operands pairs[kMaxPairs];
+  DwStages stages;
+  DwOutput output;
+  float* partials;  // (splits, blocks, bs, bs) or null
   const int32_t* blocks;
-  int64_t batch;
-  int64_t split_size;  // batch entries of a split, a multiple of the tile's depth
   int64_t in_features;
   int64_t out_features;
   int32_t num_blocks;
   int32_t splits;
-  bool float_output;
-  bool x_aligned;
-  bool dy_aligned;
 };
 
 // The same for kernels whose items are several blocks of one output column.
 struct UnionMatmulDwParams {
-  CUtensorMap x;
-  CUtensorMap dy;
-  const float* gate;  // (blocks) or null
-  void* dw;           // (blocks, bs, bs)
-  float* partials;    // (splits, blocks, bs, bs), or null: one split
+  CUtensorMap x[kMaxPairs];
+  CUtensorMap dy[kMaxPairs];
+  DwStages stages;
+  DwOutput output;
+  float* partials;  // (splits, blocks, bs, bs) or null
   const int4* items;
   const int32_t* blocks;
-  int64_t batch;
-  int64_t split_size;  // batch entries of a split, a multiple of a stage's
   uint32_t num_items;
   uint32_t num_tiles;  // items, times splits
   int32_t num_blocks;
-  bool float_output;
+  int32_t num_pairs;
 };
 
 // A compiled kernel and what a launch of it needs. `function` is null where there is none.
@@ -137,6 +167,7 @@ struct MatmulVariant {
 Kernel sm80_matmul_bf16(const MatmulVariant& variant);
 Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
+Kernel sm80_matmul_tf32x3(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
 // The sm90 family: blocks of 16 and more (dw with features last: of 32), TF32 for products with features
@@ -155,6 +186,7 @@ Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_tf32(int block_size, int feature_axis);
+Kernel sm80_matmul_dw_tf32x3(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp32(int block_size, int feature_axis);
 
 }  // namespace bsparse

@@ -6,6 +6,13 @@
 
 namespace bsparse::ptx {
 
+// The same number, but the compiler does not know that: it keeps in a register what it would else
+// compute again, or computes again what it would else keep.
+__device__ __forceinline__ uint32_t kept(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -98,6 +105,19 @@ __device__ __forceinline__ uint32_t round_to_tf32(uint32_t float_bits) {
   uint32_t d;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(d) : "f"(__uint_as_float(float_bits)));
   return d;
+}
+
+// One instruction each, good to about a unit of the last place. Subnormals count as 0.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // d (16, 8) += a (16, 16) b (16, 8)

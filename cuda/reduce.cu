@@ -28,6 +28,7 @@ __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args
   const int64_t elements = args.batch * outputs;  // of one partial
   auto* const y = static_cast<Element*>(args.y);
   const auto* const bias = static_cast<const Element*>(args.bias);
+  const auto* const residual = static_cast<const Element*>(args.residual);
   for (int s = blockIdx.y; s < plan.num_splits; s += gridDim.y) {
     const int32_t* split = plan.splits + 3 * static_cast<int64_t>(s);
     const float* partials = static_cast<const float*>(args.workspace) + split[1] * elements;
@@ -46,7 +47,9 @@ __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args
       if (bias != nullptr) sum += to_float(bias[feature]);
       const int64_t place =
           args.feature_axis == 1 ? batch * features + feature : feature * args.batch + batch;
-      y[place] = from_float<Element>(activate(sum, args.activation));
+      sum = activate(sum, args.activation);
+      if (residual != nullptr) sum += to_float(residual[place]);
+      y[place] = from_float<Element>(sum);
     }
   }
 }
@@ -61,19 +64,20 @@ Kernel reduce_matmul_kernel_for(const bsparse_matmul_args& args) {
           .starts_early = true};
 }
 
+// Two elements a thread.
 template <class Element>
 __global__ void reduce_matmul_dw_kernel(const __grid_constant__ ReduceMatmulDw args) {
   const int64_t elements = args.num_blocks * args.block_elements;
-  auto* const dw = static_cast<Element*>(args.dw);
-  for (int64_t e = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; e < elements;
-       e += int64_t{gridDim.x} * kReduceThreads) {
-    const float gate = args.gate == nullptr ? 1.0f : args.gate[e / args.block_elements];
-    float sum = 0.0f;
-    if (gate != 0.0f) {
-      for (int s = 0; s < args.splits; ++s) sum += args.partials[s * elements + e];
-      sum *= gate;
+  for (int64_t e = 2 * (int64_t{blockIdx.x} * kReduceThreads + threadIdx.x); e < elements;
+       e += 2 * int64_t{gridDim.x} * kReduceThreads) {
+    const float scale = args.output.scale(e / args.block_elements);
+    float2 sum = {0.0f, 0.0f};
+    for (int p = 0; p < args.num_partials && scale != 0.0f; ++p) {
+      const float2 partial = *reinterpret_cast<const float2*>(args.partials + p * elements + e);
+      sum.x += partial.x;
+      sum.y += partial.y;
     }
-    dw[e] = from_float<Element>(sum);
+    args.output.store<Element>(e, scale, sum.x, sum.y);
   }
 }
 
@@ -95,7 +99,7 @@ bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_
 
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream) {
-  const unsigned grid = grid_for(args.num_blocks * args.block_elements);
+  const unsigned grid = grid_for(args.num_blocks * args.block_elements / 2);
   switch (out_dtype) {
     case BSPARSE_FLOAT32:
       reduce_matmul_dw_kernel<float><<<grid, kReduceThreads, 0, stream>>>(args);

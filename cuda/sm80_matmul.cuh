@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
   accumulator.clear();
   const auto tile_x = [&](int place) { return ring + place * Traits::kStageBytes; };
   const auto tile_w = [&](int place) { return tile_x(place) + Traits::TileX::kBytes; };
-  if constexpr (Math::kUsesTensorCores) {
+  if constexpr (Math::kMultiplier == Multiplier::kMma) {
     typename Product::Fragments fragments[2];
     run_pipeline<kStages, Product::kSteps>(
         steps, load,
@@ -266,15 +266,18 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
         [&](int step) { Product::multiply(accumulator, fragments[step % 2]); });
   } else {
     run_simple_pipeline<kStages>(steps, load, [&](int place) {
-      Product::multiply_exactly(accumulator, tile_x(place), position.batch, tile_w(place),
+      Product::multiply_tile(accumulator, tile_x(place), position.batch, tile_w(place),
                                 position.output);
     });
   }
 
-  // Read again: registers are too few to keep it through the main loop.
-  const int4 done = params.items[work.item];
-  const int64_t batch_end = min(params.batch, batch_begin + Traits::kBatchTile);
-  const OutputTile place = {batch_begin, batch_end, params.batch, params.out_features,
+  // Found again: registers are too few to keep it through the main loop.
+  const TilePlace done_work = params.raster.place(ptx::kept(blockIdx.x));
+  const int4 done = params.items[done_work.item];
+  const int64_t first =
+      (params.first_batch_tile + done_work.batch_tile) * static_cast<int64_t>(Traits::kBatchTile);
+  const OutputTile place = {first, min(params.batch, first + Traits::kBatchTile), params.batch,
+                            params.out_features,
                             static_cast<int64_t>(done.x) * Traits::kBlockSize};
   if (done.w >= 0) {
     store_partial<Traits::kFeatureAxis, Traits::kBlockSize>(
@@ -283,7 +286,9 @@ __global__ void __launch_bounds__(kThreads, Traits::kTile.ctas_per_sm)
     return;
   }
   store_output<Element, Traits::kFeatureAxis, Traits::kBatchTile, Traits::kBlockSize, kThreads>(
-      accumulator, position, place, static_cast<const Element*>(params.bias), params.activation,
+      accumulator, position, place,
+      {static_cast<const Element*>(params.bias), params.activation,
+       static_cast<const Element*>(params.residual), params.residual_aligned},
       static_cast<Element*>(params.y), params.y_aligned, shared);
 }
 

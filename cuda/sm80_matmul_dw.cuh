@@ -45,8 +45,8 @@ struct DwSlot {
   int live;           // neither past the last block nor gated off
   int x_tile;         // the slot whose x tile, and whose dy tile, this one reads
   int dy_tile;
-  int64_t x_offset;   // elements to the x block, and to the dy block, to load; -1: another slot
-  int64_t dy_offset;  // loads it, or nobody needs it
+  int x_block;        // the x block, and the dy block, to load; -1: another slot loads it, or nobody
+  int dy_block;       // needs it
 };
 
 // Fills in the slots of a CTA; all of its threads take part.
@@ -61,7 +61,7 @@ __device__ __forceinline__ void find_slots(DwSlot (&slots)[Traits::kSlots],
       slot.in_block = block[0];
       slot.out_block = block[1];
       slot.weight_block = block[2];
-      slot.live = params.gate == nullptr || params.gate[slot.weight_block] != 0.0f;
+      slot.live = params.output.scale(slot.weight_block) != 0.0f;
     }
     slots[index] = slot;
   }
@@ -74,12 +74,10 @@ __device__ __forceinline__ void find_slots(DwSlot (&slots)[Traits::kSlots],
       if (slots[other].in_block == slot.in_block) x_tile = other;
       if (slots[other].out_block == slot.out_block) dy_tile = other;
     }
-    const int64_t block_stride =
-        Traits::kBlockSize * (Traits::kFeatureAxis == 1 ? 1 : params.batch);
     slot.x_tile = x_tile;
     slot.dy_tile = dy_tile;
-    if (x_tile == index) slot.x_offset = slot.in_block * block_stride;
-    if (dy_tile == index) slot.dy_offset = slot.out_block * block_stride;
+    if (x_tile == index) slot.x_block = slot.in_block;
+    if (dy_tile == index) slot.dy_block = slot.out_block;
   }
   __syncthreads();
 }
@@ -98,39 +96,43 @@ struct DwLoader {
                 "threads cover the tiles evenly");
 
   const Element* source;  // this thread's first element of the next stage, for block 0
+  int64_t block_stride;   // elements from one block to the next
   int64_t row_stride;     // elements from one of this thread's rows to its next
   int64_t stage_stride;   // elements from one stage to the next
   int64_t left;           // rows (feature axis 1) or elements (0) from this thread's first one on
   bool aligned;
 
-  __device__ __forceinline__ DwLoader(const void* tensor, int64_t features, int64_t batch,
-                                      int64_t batch_begin, int64_t batch_end, bool aligned)
-      : aligned(aligned) {
+  // Begins with a stage of one pair's x or dy.
+  __device__ __forceinline__ void begin(const void* tensor, int64_t features, int64_t batch,
+                                        int64_t batch_begin, bool is_aligned) {
+    aligned = is_aligned;
     const int row = threadIdx.x % kSlotThreads / Tile::kRowChunks;
     const int chunk = threadIdx.x % Tile::kRowChunks * kPerChunk;
     source = static_cast<const Element*>(tensor);
     if constexpr (Traits::kFeatureAxis == 1) {
       source += (batch_begin + row) * features + chunk;
+      block_stride = Traits::kBlockSize;
       row_stride = kRowStep * features;
       stage_stride = Traits::kDepth * features;
-      left = batch_end - batch_begin - row;
+      left = batch - batch_begin - row;
     } else {
       source += row * batch + batch_begin + chunk;
+      block_stride = Traits::kBlockSize * batch;
       row_stride = kRowStep * batch;
       stage_stride = Traits::kDepth;
-      left = batch_end - batch_begin - chunk;
+      left = batch - batch_begin - chunk;
     }
   }
 
-  // Loads the next stage. `offset_of(slot)`: DwSlot's x_offset or dy_offset.
-  template <class OffsetOf>
-  __device__ __forceinline__ void load(uint32_t to, const OffsetOf& offset_of) {
+  // Loads the next stage. `block_of(slot)`: DwSlot's x_block or dy_block.
+  template <class BlockOf>
+  __device__ __forceinline__ void load(uint32_t to, const BlockOf& block_of) {
     if (aligned) {
-      each_chunk<true>(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+      each_chunk<true>(to, block_of, [](uint32_t place, const Element* from, int elements) {
         ptx::cp_async_16(place, from, elements * static_cast<int>(sizeof(Element)));
       });
     } else {
-      each_chunk<false>(to, offset_of, [](uint32_t place, const Element* from, int elements) {
+      each_chunk<false>(to, block_of, [](uint32_t place, const Element* from, int elements) {
         load_chunk_by_elements(place, from, elements);
       });
     }
@@ -139,8 +141,8 @@ struct DwLoader {
   }
 
   // Calls copy(place, source, number of elements to copy) for each of this thread's chunks.
-  template <bool kUnroll, class OffsetOf, class Copy>
-  __device__ __forceinline__ void each_chunk(uint32_t to, const OffsetOf& offset_of,
+  template <bool kUnroll, class BlockOf, class Copy>
+  __device__ __forceinline__ void each_chunk(uint32_t to, const BlockOf& block_of,
                                              const Copy& copy) const {
     const int first_slot = threadIdx.x / kSlotThreads;
     const int first_row = threadIdx.x % kSlotThreads / Tile::kRowChunks;
@@ -148,9 +150,9 @@ struct DwLoader {
     const int valid = static_cast<int>(max(int64_t{0}, min(left, int64_t{Traits::kDepth})));
 #pragma unroll kUnroll ? Traits::kSlots : 1
     for (int s = 0; s < Traits::kSlots; s += kSlotsAtOnce) {
-      const int64_t offset = offset_of(first_slot + s);
-      if (offset < 0) continue;
-      const Element* from = source + offset;
+      const int block = block_of(first_slot + s);
+      if (block < 0) continue;
+      const Element* from = source + block * block_stride;
       const uint32_t tile = to + (first_slot + s) * Tile::kBytes;
 #pragma unroll kUnroll ? Tile::kRows : 1
       for (int row = 0; row < Tile::kRows; row += kRowStep) {
@@ -182,22 +184,26 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int split = blockIdx.x % params.splits;
   find_slots<Traits>(slots, params, first_block);
 
-  const int64_t batch_begin = split * params.split_size;
-  const int64_t batch_end = min(params.batch, batch_begin + params.split_size);
-  const int64_t steps = batch_end > batch_begin
-                            ? (batch_end - batch_begin + Traits::kDepth - 1) / Traits::kDepth
-                            : 0;
-  DwLoader<Traits> x_loader(params.x, params.in_features, params.batch, batch_begin, batch_end,
-                            params.x_aligned);
-  DwLoader<Traits> dy_loader(params.dy, params.out_features, params.batch, batch_begin, batch_end,
-                             params.dy_aligned);
-  int64_t stages_left = steps;
+  const int64_t steps = params.stages.size(split);
+  DwLoader<Traits> x_loader, dy_loader;
+  int64_t next = params.stages.begin(split);  // stage to load
+  const int64_t end = next + steps;
+  int pair = -1;
+  int64_t pair_end = next;
   const auto load = [&](int place) {
-    if (stages_left <= 0) return;
-    --stages_left;
+    if (next >= end) return;
+    if (next == pair_end) {
+      pair = pair < 0 ? params.stages.pair(next) : pair + 1;
+      pair_end = params.stages.first[pair + 1];
+      const MatmulDwParams::Operands& of = params.pairs[pair];
+      const int64_t begin = (next - params.stages.first[pair]) * Traits::kDepth;
+      x_loader.begin(of.x, params.in_features, of.batch, begin, of.x_aligned);
+      dy_loader.begin(of.dy, params.out_features, of.batch, begin, of.dy_aligned);
+    }
+    ++next;
     const uint32_t stage = ring + place * Traits::kStageBytes;
-    x_loader.load(stage, [&](int slot) { return slots[slot].x_offset; });
-    dy_loader.load(stage + kSlots * Tile::kBytes, [&](int slot) { return slots[slot].dy_offset; });
+    x_loader.load(stage, [&](int slot) { return slots[slot].x_block; });
+    dy_loader.load(stage + kSlots * Tile::kBytes, [&](int slot) { return slots[slot].dy_block; });
   };
 
   const int warp = threadIdx.x / 32;
@@ -217,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Accumulator<Traits::kWarpSize, Traits::kWarpSize> accumulators[kWarpSlots];
 #pragma unroll
   for (auto& accumulator : accumulators) accumulator.clear();
-  if constexpr (Math::kUsesTensorCores) {
+  if constexpr (Math::kMultiplier == Multiplier::kMma) {
     typename Product::Fragments fragments[2];
     run_pipeline<Traits::kStages, kWarpSlots * Product::kSteps>(
         steps, load,
@@ -237,33 +243,28 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int s = 0; s < kWarpSlots; ++s) {
         if (live >> s & 1) {
-          Product::multiply_exactly(accumulators[s], tile_x[s] + stage, row, tile_dy[s] + stage,
+          Product::multiply_tile(accumulators[s], tile_x[s] + stage, row, tile_dy[s] + stage,
                                     column);
         }
       }
     });
   }
 
-  const bool partial = params.splits > 1;
+  const bool partial = params.partials != nullptr;
 #pragma unroll
   for (int s = 0; s < kWarpSlots; ++s) {
     const int weight_block = slots[first_slot + s].weight_block;
     if (weight_block < 0) continue;
-    // Accumulators of blocks that are gated off are still zeros.
-    const float scale = partial || params.gate == nullptr ? 1.0f : params.gate[weight_block];
+    const float scale = partial ? 1.0f : params.output.scale(weight_block);
     const int64_t first_element =
         ((partial ? static_cast<int64_t>(split) * params.num_blocks : 0) + weight_block) *
         (kBlockSize * kBlockSize);
     accumulators[s].for_each_pair([&](int i, int j, float first, float second) {
       const int64_t element = first_element + (row + i) * kBlockSize + column + j;
-      first *= scale;
-      second *= scale;
-      if (partial || params.float_output) {
-        float* to = partial ? params.partials : static_cast<float*>(params.dw);
-        *reinterpret_cast<float2*>(to + element) = {first, second};
+      if (partial) {
+        *reinterpret_cast<float2*>(params.partials + element) = {first, second};
       } else {
-        *reinterpret_cast<Pair<Element>*>(static_cast<Element*>(params.dw) + element) =
-            make_pair<Element>(first, second);
+        params.output.store<Element>(element, scale, first, second);
       }
     });
   }

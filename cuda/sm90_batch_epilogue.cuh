@@ -1,5 +1,5 @@
-// From the sums of products that have the batch along M to y: bias, activation, rounding, bulk tensor
-// stores.
+// From the sums of products that have the batch along M to y: bias, activation, residual, rounding,
+// bulk tensor stores.
 #ifndef BSPARSE_CUDA_SM90_BATCH_EPILOGUE_CUH_
 #define BSPARSE_CUDA_SM90_BATCH_EPILOGUE_CUH_
 
@@ -86,7 +86,8 @@ struct BatchRowsEpilogue {
     }
   }
 
-  __device__ __forceinline__ void store(typename Rows::Sums& sums) const {
+  __device__ __forceinline__ void store(typename Rows::Sums& sums,
+                                        ResidualBarrier& residual) const {
     if (partial >= 0) {
       store_partial(sums);
       return;
@@ -101,8 +102,18 @@ struct BatchRowsEpilogue {
 #pragma unroll
     for (int first = 0; first < Rows::kColumns; first += kRoundColumns) {
       // What this group stored last has left the staging memory.
-      if (thread == 0) ptx::bulk_wait_read();
+      if (thread == 0) {
+        ptx::bulk_wait_read();
+        if (params.adds_residual) load_residual(first, residual.barrier);
+      }
       ptx::named_barrier(1 + group, 128);
+      if (params.adds_residual) {
+        residual.wait();
+#pragma unroll
+        for (int c = 0; c < kRoundColumns; ++c) {
+          add_residual(sums[first + c], staging + c * kColumnBytes);
+        }
+      }
 #pragma unroll
       for (int c = 0; c < kRoundColumns; ++c) stage(sums[first + c], staging + c * kColumnBytes);
       ptx::fence_async_proxy();
@@ -145,49 +156,100 @@ struct BatchRowsEpilogue {
 
   __device__ __forceinline__ void stage(const float (&column)[Rows::kTiles][Rows::kSums],
                                         uint32_t to) const {
+    for_each_four_matrices(to, [&](uint32_t place, int tile, int octet) {
+      uint32_t words[4];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const int e = 4 * (octet + q / 2) + 2 * (q % 2);
+        const auto pair = make_pair<Element>(column[tile][e], column[tile][e + 1]);
+        words[q] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::stmatrix_x4(place, words);
+      } else {
+        ptx::stmatrix_x4_trans(place, words);
+      }
+    });
+  }
+
+  // What a warp reads here, it alone will overwrite.
+  __device__ __forceinline__ void add_residual(float (&column)[Rows::kTiles][Rows::kSums],
+                                               uint32_t from) const {
+    for_each_four_matrices(from, [&](uint32_t place, int tile, int octet) {
+      uint32_t words[4];
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::ldmatrix_x4(words, place);
+      } else {
+        ptx::ldmatrix_x4_trans(words, place);
+      }
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const int e = 4 * (octet + q / 2) + 2 * (q % 2);
+        add_pair<Element>(column[tile][e], column[tile][e + 1], words[q]);
+      }
+    });
+  }
+
+  // Calls visit(place, tile, octet) for octets `octet` and the next of a column staged at `staged`:
+  // `place` is where this lane's row of their four matrices is.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_four_matrices(uint32_t staged,
+                                                         const Visit& visit) const {
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
     const int matrix = lane / 8, row = lane % 8;
 #pragma unroll
     for (int tile = 0; tile < Rows::kTiles; ++tile) {
 #pragma unroll
       for (int octet = 0; octet < Traits::kBlockSize / 8; octet += 2) {
-        uint32_t words[4];
-#pragma unroll
-        for (int q = 0; q < 4; ++q) {
-          const int e = 4 * (octet + q / 2) + 2 * (q % 2);
-          const auto pair = make_pair<Element>(column[tile][e], column[tile][e + 1]);
-          words[q] = reinterpret_cast<const uint32_t&>(pair);
-        }
         // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
         const int batch = 16 * warp + 8 * (matrix % 2);
         const int output = 8 * (octet + matrix / 2);
         if constexpr (Traits::kFeatureAxis == 1) {
           const uint32_t offset = (64 * tile + batch + row) * Traits::kRowBytes + 2 * output;
-          ptx::stmatrix_x4(to + swizzled(offset, Traits::kRowBytes), words);
+          visit(staged + swizzled(offset, Traits::kRowBytes), tile, octet);
         } else {
           const uint32_t offset = (output + row) * 128 + 2 * batch;
-          ptx::stmatrix_x4_trans(to + tile * Traits::kBoxBytesY + swizzled(offset, 128), words);
+          visit(staged + tile * Traits::kBoxBytesY + swizzled(offset, 128), tile, octet);
+        }
+      }
+    }
+  }
+
+  // Calls visit(staged, column, row) for the boxes of a round of columns that are in y.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_box(int first, const Visit& visit) const {
+#pragma unroll
+    for (int c = 0; c < kRoundColumns; ++c) {
+      if (features[first + c] < 0) continue;
+#pragma unroll
+      for (int b = 0; b < kBoxes; ++b) {
+        const uint32_t staged = staging + c * kColumnBytes + b * Traits::kBoxBytesY;
+        const int batch = batch_begin + b * kBoxBatch;
+        if constexpr (Traits::kFeatureAxis == 1) {
+          visit(staged, features[first + c], batch);
+        } else {
+          visit(staged, batch, features[first + c]);
         }
       }
     }
   }
 
   __device__ __forceinline__ void store_columns(int first) const {
-#pragma unroll
-    for (int c = 0; c < kRoundColumns; ++c) {
-      if (features[first + c] < 0) continue;
-#pragma unroll
-      for (int b = 0; b < kBoxes; ++b) {
-        const uint32_t from = staging + c * kColumnBytes + b * Traits::kBoxBytesY;
-        const int batch = batch_begin + b * kBoxBatch;
-        if constexpr (Traits::kFeatureAxis == 1) {
-          ptx::copy_box_to_global(&params.y, features[first + c], batch, from);
-        } else {
-          ptx::copy_box_to_global(&params.y, batch, features[first + c], from);
-        }
-      }
-    }
+    for_each_box(first, [&](uint32_t from, int column, int row) {
+      ptx::copy_box_to_global(&params.y, column, row, from);
+    });
     ptx::bulk_commit();
+  }
+
+  // To where the same outputs will be staged. Where y is the residual they are read before they are
+  // written, since nobody else writes them.
+  __device__ __forceinline__ void load_residual(int first, uint32_t barrier) const {
+    uint32_t bytes = 0;
+    for_each_box(first, [&](uint32_t, int, int) { bytes += Traits::kBoxBytesY; });
+    ptx::barrier_arrive_expect(barrier, bytes);
+    for_each_box(first, [&](uint32_t to, int column, int row) {
+      ptx::copy_box_to_shared(to, &params.residual, column, row, barrier);
+    });
   }
 
   // A segment of a split item, in float32: (outputs of the item, batch).

@@ -103,6 +103,7 @@ __device__ __forceinline__ void consume_batch_rows(const UnionMatmulParams& para
   using Rows = BatchRows<Traits>;
   const BatchRowsReader<Traits> reader(group);
   StageCursor<Traits::kStages> cursor;
+  ResidualBarrier residual = {shared.residual(group)};
   typename Rows::Sums sums;
   typename Rows::Operand x[Traits::kEntries];
   TileWalk walk(params);
@@ -121,10 +122,21 @@ __device__ __forceinline__ void consume_batch_rows(const UnionMatmulParams& para
       cursor.advance();
 #pragma unroll
       for (int e = 0; e < Traits::kEntries; ++e) reader.read(shared.x(stage, e), x[e]);
-      ptx::named_barrier(1 + group, 128);  // all have read x
+      multiply_masked<Traits>(record.entries[0].mask, shared.w(stage, 0), x[0], sums);
+      // All have read x: these products have begun, and so have their operands in registers; the loads
+      // of the other entries are waited for (see `mixed`).
+      static_assert(kMaxUnionCtas < 256, "the mask is 0");
+      uint32_t mix = 0;
+#pragma unroll
+      for (int e = 1; e < Traits::kEntries; ++e) {
+#pragma unroll
+        for (const auto& tile : x[e]) mix ^= mixed(tile);
+      }
+      const uint32_t nothing = mix & params.ctas >> 8;
+      ptx::named_barrier(1 + group + static_cast<int>(nothing), 128);
       release_x(params, shared, stage);
 #pragma unroll
-      for (int e = 0; e < Traits::kEntries; ++e) {
+      for (int e = 1; e < Traits::kEntries; ++e) {
         multiply_masked<Traits>(record.entries[e].mask, shared.w(stage, e), x[e], sums);
       }
       ptx::wgmma_wait<0>();
@@ -135,7 +147,7 @@ __device__ __forceinline__ void consume_batch_rows(const UnionMatmulParams& para
 #pragma unroll
       for (int tile = 0; tile < Rows::kTiles; ++tile) ptx::wgmma_wait_for(sums[c][tile]);
     }
-    epilogue.store(sums);
+    epilogue.store(sums, residual);
   }
   if (threadIdx.x % 128 == 0) ptx::bulk_wait();
 }

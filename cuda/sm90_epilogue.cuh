@@ -1,4 +1,4 @@
-// From the accumulators of a warpgroup to y: bias, activation, rounding, bulk tensor stores.
+// From the accumulators of a warpgroup to y: bias, activation, residual, rounding, bulk tensor stores.
 #ifndef BSPARSE_CUDA_SM90_EPILOGUE_CUH_
 #define BSPARSE_CUDA_SM90_EPILOGUE_CUH_
 
@@ -13,6 +13,17 @@ namespace bsparse {
 __device__ __forceinline__ uint32_t swizzled(uint32_t offset, int row_bytes) {
   return offset ^ (offset >> 3 & (row_bytes - 16));
 }
+
+// A warpgroup waits here for its boxes of the residual, which one thread asks for.
+struct ResidualBarrier {
+  uint32_t barrier;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void wait() {
+    ptx::barrier_wait(barrier, parity);
+    parity ^= 1;
+  }
+};
 
 // Rounds, stages and stores the accumulators of one warpgroup.
 template <class Traits>
@@ -53,7 +64,8 @@ struct UnionEpilogue {
 
   // Thread t holds, at 4 * j + 2 * h + i, output 16 * warp + lane / 4 + 8 * h and batch entry
   // 8 * j + 2 * (lane % 4) + i.
-  __device__ __forceinline__ void store(float (&sums)[kAccumulators]) const {
+  __device__ __forceinline__ void store(float (&sums)[kAccumulators],
+                                        ResidualBarrier& residual) const {
     const int thread = threadIdx.x % 128;
     const int lane = thread % 32;
     const int warp_output = thread / 32 * 16;
@@ -83,45 +95,113 @@ struct UnionEpilogue {
     }
 #pragma unroll
     for (int round = 0; round < Traits::kRounds; ++round) {
+      const int batch = batch_begin + round * Traits::kRoundBatch;
       // What this group stored last has left the staging memory.
-      if (thread == 0) ptx::bulk_wait_read();
+      if (thread == 0) {
+        ptx::bulk_wait_read();
+        if (params.adds_residual) load_residual(batch, residual.barrier);
+      }
       ptx::named_barrier(1 + group, 128);
+      if (params.adds_residual) {
+        residual.wait();
+        add_residual(sums, round, warp_output, lane);
+      }
       stage_tile(sums, round, warp_output, lane);
       ptx::fence_async_proxy();
       ptx::named_barrier(1 + group, 128);
-      if (thread == 0) store_tile(batch_begin + round * Traits::kRoundBatch);
+      if (thread == 0) store_tile(batch);
     }
   }
 
-  __device__ __forceinline__ void store_tile(int batch) const {
+  // Calls visit(staged, column, row) for the boxes of a round that are in y.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_box(int batch, const Visit& visit) const {
 #pragma unroll
     for (int width = 0; width < Traits::kWidthsY; ++width) {
       const int feature = features[width];
       if (feature < 0) continue;
 #pragma unroll
       for (int b = 0; b < Traits::kBoxesY; ++b) {
-        const uint32_t from = staging + (width * Traits::kBoxesY + b) * Traits::kBoxBytesY;
+        const uint32_t staged = staging + (width * Traits::kBoxesY + b) * Traits::kBoxBytesY;
         if constexpr (Traits::kFeatureAxis == 1) {
-          ptx::copy_box_to_global(&params.y, feature, batch, from);
+          visit(staged, feature, batch);
         } else {
-          ptx::copy_box_to_global(&params.y, batch + 64 * b, feature, from);
+          visit(staged, batch + 64 * b, feature);
         }
       }
     }
+  }
+
+  __device__ __forceinline__ void store_tile(int batch) const {
+    for_each_box(batch, [&](uint32_t from, int column, int row) {
+      ptx::copy_box_to_global(&params.y, column, row, from);
+    });
     ptx::bulk_commit();
+  }
+
+  // To where the same outputs will be staged. Where y is the residual they are read before they are
+  // written, since nobody else writes them.
+  __device__ __forceinline__ void load_residual(int batch, uint32_t barrier) const {
+    uint32_t bytes = 0;
+    for_each_box(batch, [&](uint32_t, int, int) { bytes += Traits::kBoxBytesY; });
+    ptx::barrier_arrive_expect(barrier, bytes);
+    for_each_box(batch, [&](uint32_t to, int column, int row) {
+      ptx::copy_box_to_shared(to, &params.residual, column, row, barrier);
+    });
+  }
+
+  // What a thread, or with pairs its warp, reads here, it alone will overwrite.
+  __device__ __forceinline__ void add_residual(float (&sums)[kAccumulators], int round,
+                                               int warp_output, int lane) const {
+    if constexpr (Traits::kSize == 4) {
+      for_each_float(round, warp_output, lane, [&](uint32_t place, int i) {
+        sums[i] += __uint_as_float(ptx::load_shared(place));
+      });
+    } else {
+      for_each_four_matrices(round, warp_output, lane, [&](uint32_t place, int j) {
+        uint32_t words[4];
+        if constexpr (Traits::kFeatureAxis == 1) {
+          ptx::ldmatrix_x4_trans(words, place);
+        } else {
+          ptx::ldmatrix_x4(words, place);
+        }
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          const int i = 4 * (j + q / 2) + 2 * (q % 2);
+          add_pair<Element>(sums[i], sums[i + 1], words[q]);
+        }
+      });
+    }
   }
 
   __device__ __forceinline__ void stage_tile(float (&sums)[kAccumulators], int round,
                                              int warp_output, int lane) const {
     if constexpr (Traits::kSize == 4) {
-      stage_floats(sums, round, warp_output, lane);
+      for_each_float(round, warp_output, lane, [&](uint32_t place, int i) {
+        ptx::store_shared(place, __float_as_uint(sums[i]));
+      });
     } else {
-      stage_pairs(sums, round, warp_output, lane);
+      for_each_four_matrices(round, warp_output, lane, [&](uint32_t place, int j) {
+        uint32_t words[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          const int i = 4 * (j + q / 2) + 2 * (q % 2);
+          const auto pair = make_pair<Element>(sums[i], sums[i + 1]);
+          words[q] = reinterpret_cast<const uint32_t&>(pair);
+        }
+        if constexpr (Traits::kFeatureAxis == 1) {
+          ptx::stmatrix_x4_trans(place, words);
+        } else {
+          ptx::stmatrix_x4(place, words);
+        }
+      });
     }
   }
 
-  __device__ __forceinline__ void stage_floats(float (&sums)[kAccumulators], int round,
-                                               int warp_output, int lane) const {
+  // Calls visit(place, i) for where each sums[i] of a round is staged.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_float(int round, int warp_output, int lane,
+                                                 const Visit& visit) const {
     const int m = warp_output + lane / 4;
 #pragma unroll
     for (int octet = 0; octet < Traits::kRoundBatch / 8; ++octet) {
@@ -132,14 +212,16 @@ struct UnionEpilogue {
         const int batch = 8 * octet + 2 * (lane % 4) + e % 2;
         const uint32_t box = staging + output / Traits::kDepth * Traits::kBoxBytesY;
         const uint32_t offset = batch * Traits::kRowBytes + output % Traits::kDepth * 4;
-        ptx::store_shared(box + swizzled(offset, Traits::kRowBytes),
-                          __float_as_uint(sums[4 * j + e]));
+        visit(box + swizzled(offset, Traits::kRowBytes), 4 * j + e);
       }
     }
   }
 
-  __device__ __forceinline__ void stage_pairs(float (&sums)[kAccumulators], int round,
-                                              int warp_output, int lane) const {
+  // Calls visit(place, j) for octets j and j + 1 of the batch, in turn: `place` is where this lane's
+  // row of their four matrices is staged.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_four_matrices(int round, int warp_output, int lane,
+                                                         const Visit& visit) const {
     // Matrices 0 and 1: outputs +0 and +8 of the first 8 batch entries; 2 and 3: of the next.
     const int matrix = lane / 8;
     const int m = warp_output + 8 * (matrix % 2);
@@ -149,23 +231,15 @@ struct UnionEpilogue {
 #pragma unroll
     for (int octet = 0; octet < Traits::kRoundBatch / 8; octet += 2) {
       const int j = round * (Traits::kRoundBatch / 8) + octet;
-      uint32_t words[4];
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        const int i = 4 * (j + q / 2) + 2 * (q % 2);
-        const auto pair = make_pair<Element>(sums[i], sums[i + 1]);
-        words[q] = reinterpret_cast<const uint32_t&>(pair);
-      }
       const int batch = 8 * (octet + matrix / 2);  // in the round
       if constexpr (Traits::kFeatureAxis == 1) {
         const uint32_t offset = (batch + row) * Traits::kRowBytes + 2 * m_in_box;
-        ptx::stmatrix_x4_trans(
-            staging + column * Traits::kBoxBytesY + swizzled(offset, Traits::kRowBytes), words);
+        visit(staging + column * Traits::kBoxBytesY + swizzled(offset, Traits::kRowBytes), j);
       } else {
         const uint32_t offset = (m_in_box + row) * 128 + 2 * (batch % 64);
-        ptx::stmatrix_x4(staging + (column * Traits::kBoxesY + batch / 64) * Traits::kBoxBytesY +
-                             swizzled(offset, 128),
-                         words);
+        visit(staging + (column * Traits::kBoxesY + batch / 64) * Traits::kBoxBytesY +
+                  swizzled(offset, 128),
+              j);
       }
     }
   }

@@ -63,6 +63,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
     release_w(shared, stage);
   };
   StageCursor<Traits::kStages> cursor;
+  ResidualBarrier residual = {shared.residual(group)};
   float sums[kAccumulators];
   for (TileWalk walk(params); !walk.done(); walk.advance()) {
     const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
@@ -100,7 +101,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
     }
     ptx::wgmma_wait_for(sums);
     if (pending >= 0) release(pending);
-    epilogue.store(sums);
+    epilogue.store(sums, residual);
   }
   if (threadIdx.x % 128 == 0) ptx::bulk_wait();
 }
@@ -114,6 +115,9 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::prefetch_tensor_map(&params.x);
     ptx::prefetch_tensor_map(&params.w);
     ptx::prefetch_tensor_map(&params.y);
+    if (params.adds_residual) ptx::prefetch_tensor_map(&params.residual);
+#pragma unroll
+    for (int group = 0; group < kConsumers; ++group) ptx::barrier_init(shared.residual(group), 1);
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w

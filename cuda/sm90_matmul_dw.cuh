@@ -71,16 +71,12 @@ struct DwShared {
 struct DwTile {
   int4 item;  // out_block, first, end of blocks, unused
   uint32_t split;
-  int64_t begin;  // of the batch
   int stages;
 
-  __device__ __forceinline__ DwTile(const UnionMatmulDwParams& params, uint32_t tile, int depth)
+  __device__ __forceinline__ DwTile(const UnionMatmulDwParams& params, uint32_t tile)
       : item(params.items[tile % params.num_items]),
         split(tile / params.num_items),
-        begin(split * params.split_size) {
-    const int64_t end = min(params.batch, begin + params.split_size);
-    stages = end <= begin ? 0 : static_cast<int>((end - begin + depth - 1) / depth);
-  }
+        stages(static_cast<int>(params.stages.size(split))) {}
 };
 
 template <class Traits>
@@ -101,7 +97,7 @@ __device__ __forceinline__ void produce_dw(const UnionMatmulDwParams& params,
   const int box = lane * kProducers + producer;
   StageCursor<Traits::kStages> cursor;
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
-    const DwTile work(params, tile, Traits::kDepth);
+    const DwTile work(params, tile);
     const int boxes = (work.item.z - work.item.y) * Traits::kBlockBoxes;
     const bool copies = box < boxes;
     int feature = 0;
@@ -111,24 +107,33 @@ __device__ __forceinline__ void produce_dw(const UnionMatmulDwParams& params,
                 box % Traits::kBlockBoxes * Traits::kRows;
     }
     const int dy_feature = work.item.x * Traits::kBlockSize;
+    const auto first = static_cast<int>(params.stages.begin(work.split));
+    int pair = work.stages > 0 ? params.stages.pair(first) : 0;
+    int pair_end = static_cast<int>(params.stages.first[pair + 1]);
+    int batch = (first - static_cast<int>(params.stages.first[pair])) * Traits::kDepth;
 #pragma unroll 1
     for (int s = 0; s < work.stages; ++s) {
       const int stage = cursor.stage;
       const uint32_t full = shared.full(stage);
-      const int batch = static_cast<int>(work.begin) + s * Traits::kDepth;
+      if (first + s == pair_end) {
+        ++pair;
+        pair_end = static_cast<int>(params.stages.first[pair + 1]);
+        batch = 0;
+      }
       ptx::barrier_wait(shared.empty(stage), cursor.parity ^ 1);
       if (producer == 0 && lane == 0) {
         ptx::barrier_arrive_expect(full, boxes * Traits::kBoxBytes + Traits::kStageBytesDy);
 #pragma unroll
         for (int b = 0; b < Traits::kBlockBoxes; ++b) {
-          copy_features<Traits>(shared.dy(stage) + b * Traits::kBoxBytes, &params.dy,
+          copy_features<Traits>(shared.dy(stage) + b * Traits::kBoxBytes, &params.dy[pair],
                                 dy_feature + b * Traits::kRows, batch, full);
         }
       }
       if (copies) {
-        copy_features<Traits>(shared.x(stage) + box * Traits::kBoxBytes, &params.x, feature, batch,
-                              full);
+        copy_features<Traits>(shared.x(stage) + box * Traits::kBoxBytes, &params.x[pair], feature,
+                              batch, full);
       }
+      batch += Traits::kDepth;
       __syncwarp();
       if (producer > 0 && lane == 0) ptx::barrier_arrive(full);
       cursor.advance();
@@ -153,27 +158,19 @@ __device__ __forceinline__ void store_dw(const UnionMatmulDwParams& params, cons
     const int64_t weight = params.blocks[3 * static_cast<int64_t>(block) + 2];
     const int64_t place = (weight * kBlockSize + input % kBlockSize) * kBlockSize + 2 * (lane % 4);
     const int64_t elements = int64_t{params.num_blocks} * kBlockSize * kBlockSize;
-    const float gate =
-        params.gate == nullptr || params.partials != nullptr ? 1.0f : params.gate[weight];
+    const float scale = params.partials != nullptr ? 1.0f : params.output.scale(weight);
+    if (params.partials != nullptr) {
+      float* const to = params.partials + work.split * elements + place;
+#pragma unroll
+      for (int j = 0; j < kBlockSize / 8; ++j) {
+        *reinterpret_cast<float2*>(to + 8 * j) = {sums[4 * j + 2 * h], sums[4 * j + 2 * h + 1]};
+      }
+      continue;
+    }
 #pragma unroll
     for (int j = 0; j < kBlockSize / 8; ++j) {
-      float first = sums[4 * j + 2 * h];
-      float second = sums[4 * j + 2 * h + 1];
-      if (params.partials != nullptr) {
-        float* const to = params.partials + work.split * elements + place + 8 * j;
-        *reinterpret_cast<float2*>(to) = {first, second};
-        continue;
-      }
-      // A gate of 0 gives 0 whatever the sum.
-      first = gate == 0.0f ? 0.0f : gate * first;
-      second = gate == 0.0f ? 0.0f : gate * second;
-      if (params.float_output) {
-        *reinterpret_cast<float2*>(static_cast<float*>(params.dw) + place + 8 * j) = {first,
-                                                                                     second};
-      } else {
-        *reinterpret_cast<Pair<Element>*>(static_cast<Element*>(params.dw) + place + 8 * j) =
-            make_pair<Element>(first, second);
-      }
+      params.output.store<Element>(place + 8 * j, scale, sums[4 * j + 2 * h],
+                                   sums[4 * j + 2 * h + 1]);
     }
   }
 }
@@ -231,7 +228,7 @@ __device__ __forceinline__ void consume_dw(const UnionMatmulDwParams& params,
                                            const DwShared<Traits>& shared, int group) {
   StageCursor<Traits::kStages> cursor;
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
-    const DwTile work(params, tile, Traits::kDepth);
+    const DwTile work(params, tile);
     const int inputs = (work.item.z - work.item.y) * Traits::kBlockSize;
     const int tiles = (inputs + 63) / 64;
     // The first group takes the larger half.
@@ -267,9 +264,11 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_dw_kernel(const __grid_constant__ UnionMatmulDwParams params) {
   extern __shared__ char raw[];
   const DwShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u};
+  if (threadIdx.x < static_cast<unsigned>(params.num_pairs)) {
+    ptx::prefetch_tensor_map(&params.x[threadIdx.x]);
+    ptx::prefetch_tensor_map(&params.dy[threadIdx.x]);
+  }
   if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&params.x);
-    ptx::prefetch_tensor_map(&params.dy);
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), kProducers);

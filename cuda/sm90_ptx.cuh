@@ -10,13 +10,6 @@
 
 namespace bsparse::ptx {
 
-// The same number, but the compiler does not know how to compute it again, which takes longer than
-// to keep it.
-__device__ __forceinline__ uint32_t kept(uint32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
 // True in one thread of the warp. What such a thread copies takes the compiler no loop over threads.
 __device__ __forceinline__ bool elected() {
   uint32_t elected;

@@ -32,6 +32,19 @@ struct StageCursor {
   }
 };
 
+// A number made of one register of each load of fragments. Where a release depends on it, as by a mask
+// that is 0 and that the compiler does not know to be, the loads are over before: neither barriers nor
+// __syncwarp wait for loads that are under way, and the copy engine, which does not queue behind
+// them, would overwrite what they have yet to read. (Seen on an H100: warpgroup products keep shared
+// memory so busy that ldmatrix waits longer than a release and a copy take.)
+template <int kPieces, int kRegisters>
+__device__ __forceinline__ uint32_t mixed(const uint32_t (&fragments)[kPieces][kRegisters]) {
+  uint32_t mix = 0;
+#pragma unroll
+  for (const auto& piece : fragments) mix ^= piece[0];
+  return mix;
+}
+
 }  // namespace bsparse
 
 #endif  // BSPARSE_CUDA_SM90_RING_CUH_

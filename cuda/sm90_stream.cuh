@@ -14,6 +14,7 @@
 #include "cuda/ptx.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_ring.cuh"
 #include "cuda/sm90_stream_output.cuh"
 #include "cuda/sm90_stream_traits.cuh"
 
@@ -59,13 +60,14 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     ptx::prefetch_tensor_map(&params.x);
     ptx::prefetch_tensor_map(&params.w);
     ptx::prefetch_tensor_map(&params.y);
+    if (params.adds_residual) ptx::prefetch_tensor_map(&params.residual);
   }
   ptx::barrier_init_fence();
   __syncwarp();
   // By the lane that holds the entry.
   const auto issue_w = [&](int weight_block, int stage) {
     // Rows of x behind the batch are not copied, and what lies there meets no other row's sums.
-    ptx::barrier_arrive_expect(shared.full(stage), params.box_bytes_x + Traits::TileW::kBytes);
+    ptx::barrier_arrive_expect(shared.full(stage), params.box_bytes + Traits::TileW::kBytes);
     ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::TileW::kLines,
                             shared.full(stage));
   };
@@ -110,12 +112,15 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   const auto partial_of = [&](int p) {
     return params.partials + partial_place(p) * (Traits::kSumBytes / 4);
   };
+  // `staging`: a stage that nothing is on its way to.
   const auto store = [&](int staging) {
     if (partial >= 0) {
       leave_partial<Traits>(sum, partial_of(partial), params.flags + partial_place(partial),
                             params.launch);
     } else {
-      store_column<Traits>(sum, params, column, batch_begin, shared.x(staging));
+      store_column<Traits>(sum, params, column, batch_begin, shared.x(staging),
+                           shared.full(staging), parities >> staging & 1);
+      if (params.adds_residual) parities ^= 1u << staging;
     }
   };
   bool waits = false;  // for other warps' or CTAs' share of the column
@@ -143,11 +148,12 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     for (int e = 0; e < here; ++e) {
       const bool is_present = (present >> e & 1) != 0;
       const bool is_end = (ends >> e & 1) != 0;
-      // Copies what comes kStages later to where all have read.
-      const auto refill = [&] {
+      // Copies what comes kStages later to where all have read. `nothing` is 0, and waits for the loads
+      // (see `mixed`).
+      const auto refill = [&](uint32_t nothing) {
         __syncwarp();
         const int later = e + kStages;
-        if (lane != later % 32) return;
+        if (lane + static_cast<int>(nothing) != later % 32) return;
         const int in_block = later < 32 ? now.y : ahead.y;
         if (in_block < 0) return;
         issue_w(later < 32 ? now.z : ahead.z, stage);
@@ -162,7 +168,14 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
           Product::load(fragments[step], shared.x(stage), 0, shared.w(stage), 0, step);
         }
       }
-      if (!is_end) refill();
+      if (!is_end) {
+        uint32_t mix = 0;
+        if (is_present) {
+#pragma unroll
+          for (const auto& step : fragments) mix ^= mixed(step.a) ^ mixed(step.b);
+        }
+        refill(mix & params.lists >> 31);
+      }
       if (is_present) {
 #pragma unroll
         for (int step = 0; step < Product::kSteps; ++step) {
@@ -192,7 +205,7 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
         }
         continues = false;
         sum.clear();
-        refill();
+        refill(0);  // the products have taken all
       }
       stage = stage == kStages - 1 ? 0 : stage + 1;
     }

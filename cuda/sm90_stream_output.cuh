@@ -14,15 +14,41 @@ namespace bsparse {
 // that the partials of a split are added to.
 inline constexpr int kWholeColumn = -1;
 
-// Adds bias, activates and stores the outputs of a column, by way of `staging`.
+// Calls visit(place, m, n) for pieces (m, n) and (m, n + 1) of the sums: `place` is where this lane's
+// row of their four matrices is staged.
+template <class Traits, class Visit>
+__device__ __forceinline__ void for_each_four_matrices(uint32_t staging, const Visit& visit) {
+  using Tile = typename Traits::TileY;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
+#pragma unroll
+    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
+      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
+      const int batch = m * 16 + lane / 8 % 2 * 8;
+      const int output = n * 8 + lane / 16 * 8;
+      if constexpr (Traits::kFeatureAxis == 1) {
+        visit(staging + Tile::offset(batch + lane % 8, output / 8), m, n);
+      } else {
+        visit(staging + Tile::offset(output + lane % 8, batch / 8), m, n);
+      }
+    }
+  }
+}
+
+// Adds bias, activates, adds the residual and stores the outputs of a column, by way of `staging`,
+// whose barrier it waits for once if there is a residual. Where y is the residual, it is read before
+// it is written, since nobody else writes it.
 template <class Traits>
 __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
                                              const StreamMatmulParams& params, int column,
-                                             int batch_begin, uint32_t staging) {
+                                             int batch_begin, uint32_t staging, uint32_t barrier,
+                                             uint32_t parity) {
   using Element = typename Traits::Element;
-  using Tile = typename Traits::TileY;
   const int lane = threadIdx.x % 32;
   const int feature = column * Traits::kBlockSize;
+  const int box_column = Traits::kFeatureAxis == 1 ? feature : batch_begin;
+  const int box_row = Traits::kFeatureAxis == 1 ? batch_begin : feature;
   if (params.bias != nullptr) {
     const auto* bias = static_cast<const Element*>(params.bias) + feature;
     sum.transform([&](int output, float z) { return z + to_float(bias[output]); });
@@ -32,32 +58,41 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
   }
   // All have read the tile of x that was there.
   __syncwarp();
-#pragma unroll
-  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
-#pragma unroll
-    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
-      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
-      uint32_t words[4];
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        const float* const pair_of = sum.values[m][n + q / 2] + 2 * (q % 2);
-        const auto pair = make_pair<Element>(pair_of[0], pair_of[1]);
-        words[q] = reinterpret_cast<const uint32_t&>(pair);
-      }
-      const int batch = m * 16 + lane / 8 % 2 * 8;
-      const int output = n * 8 + lane / 16 * 8;
-      if constexpr (Traits::kFeatureAxis == 1) {
-        ptx::stmatrix_x4(staging + Tile::offset(batch + lane % 8, output / 8), words);
-      } else {
-        ptx::stmatrix_x4_trans(staging + Tile::offset(output + lane % 8, batch / 8), words);
-      }
+  if (params.adds_residual) {
+    if (lane == 0) {
+      ptx::barrier_arrive_expect(barrier, params.box_bytes);
+      ptx::copy_box_to_shared(staging, &params.residual, box_column, box_row, barrier);
     }
+    ptx::barrier_wait(barrier, parity);
   }
+  for_each_four_matrices<Traits>(staging, [&](uint32_t place, int m, int n) {
+    uint32_t words[4];
+    const auto value_of = [&](int q) { return sum.values[m][n + q / 2] + 2 * (q % 2); };
+    // Only this warp reads here, and overwrites what it has read.
+    if (params.adds_residual) {
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::ldmatrix_x4(words, place);
+      } else {
+        ptx::ldmatrix_x4_trans(words, place);
+      }
+#pragma unroll
+      for (int q = 0; q < 4; ++q) add_pair<Element>(value_of(q)[0], value_of(q)[1], words[q]);
+    }
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      const auto pair = make_pair<Element>(value_of(q)[0], value_of(q)[1]);
+      words[q] = reinterpret_cast<const uint32_t&>(pair);
+    }
+    if constexpr (Traits::kFeatureAxis == 1) {
+      ptx::stmatrix_x4(place, words);
+    } else {
+      ptx::stmatrix_x4_trans(place, words);
+    }
+  });
   ptx::fence_async_proxy();
   __syncwarp();
   if (lane == 0) {
-    ptx::copy_box_to_global_kept(&params.y, Traits::kFeatureAxis == 1 ? feature : batch_begin,
-                                 Traits::kFeatureAxis == 1 ? batch_begin : feature, staging);
+    ptx::copy_box_to_global_kept(&params.y, box_column, box_row, staging);
     ptx::bulk_commit();
     ptx::bulk_wait_read();
   }

@@ -73,7 +73,8 @@ struct Sm90MatmulTraits {
       (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
   static constexpr int kSharedBytes =
       1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
-  static_assert(kStages >= 3 && kStages * 28 <= kControlBytes, "a ring of a sensible length");
+  static_assert(kStages >= 3 && kStages * 28 + 8 * kConsumers <= kControlBytes,
+                "a ring of a sensible length");
 
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
   static constexpr int kSteps = kRowBytes / 32;
@@ -113,10 +114,14 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t empty_w(int stage) const {
     return empty_x(Traits::kStages) + 8 * stage;
   }
+  // The residual has come to where a warpgroup stages y.
+  __device__ __forceinline__ uint32_t residual(int group) const {
+    return empty_w(Traits::kStages) + 8 * group;
+  }
   // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Where warps multiply
   // on their own, bit i: WeightSlot i has one. Where warpgroups do with the batch along M, nothing.
   __device__ __forceinline__ uint32_t mask(int stage) const {
-    return empty_w(Traits::kStages) + 4 * stage;
+    return residual(kConsumers) + 4 * stage;
   }
 };
 

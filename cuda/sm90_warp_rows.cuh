@@ -90,6 +90,7 @@ __device__ __forceinline__ void consume_warp_rows(const UnionMatmulParams& param
   const BatchRowsReader<Traits> reader(group);
   const WarpRowsProduct<Traits> product;
   StageCursor<Traits::kStages> cursor;
+  ResidualBarrier residual = {shared.residual(group)};
   typename Rows::Sums sums;
   typename Rows::Operand x[2];
   for (TileWalk walk(params); !walk.done(); walk.advance()) {
@@ -122,7 +123,7 @@ __device__ __forceinline__ void consume_warp_rows(const UnionMatmulParams& param
       __syncwarp();
       release_stage_of_warp(params, shared, stage);
     }
-    epilogue.store(sums);
+    epilogue.store(sums, residual);
   }
   if (threadIdx.x % 128 == 0) ptx::bulk_wait();
 }

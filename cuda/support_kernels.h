@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/bsparse_cuda.h"
+#include "cuda/dw_output.cuh"
 
 namespace bsparse {
 
@@ -23,17 +24,16 @@ struct CompactEntries {
 };
 cudaError_t launch_compact_entries(const CompactEntries& args, cudaStream_t stream);
 
-// y of the split groups: their partials, in the workspace of `args`, added in order, then bias and
-// activation.
+// y of the split groups: their partials, in the workspace of `args`, added in order, then bias,
+// activation and residual.
 bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream);
 
-// dw: the partials of the batch's splits added in order, times the gate.
+// dw of its partials, added in order.
 struct ReduceMatmulDw {
-  const float* partials;  // (splits, blocks, bs, bs)
-  const float* gate;      // (blocks) or null
-  void* dw;               // (blocks, bs, bs)
+  const float* partials;  // (num_partials, blocks, bs, bs)
+  DwOutput output;
   int64_t num_blocks;
-  int32_t splits;
+  int32_t num_partials;
   int32_t block_elements;  // bs * bs
 };
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,

@@ -99,7 +99,7 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[4], uint32_t tile, int row,
     }
   }
   if constexpr (kM == 8) a[1] = a[3] = 0;
-  if constexpr (sizeof(Element) == 4) {
+  if constexpr (sizeof(Element) == 4 && Math::kMultiplier == Multiplier::kMma) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) a[e] = ptx::round_to_tf32(a[e]);
   }
@@ -152,7 +152,7 @@ __device__ __forceinline__ void load_b(uint32_t (&b)[kN / 8][2], uint32_t tile, 
       b[n][1] = ptx::load_shared(tile + Tile::word_offset(k + 4, column + n * 8 + lane / 4));
     }
   }
-  if constexpr (sizeof(Element) == 4) {
+  if constexpr (sizeof(Element) == 4 && Math::kMultiplier == Multiplier::kMma) {
 #pragma unroll
     for (int n = 0; n < kN / 8; ++n) {
       b[n][0] = ptx::round_to_tf32(b[n][0]);
@@ -194,6 +194,51 @@ struct WarpProduct {
       for (int n = 0; n < Sum::kPiecesN; ++n) {
         Math::mma(sum.values[m][n], fragments.a[m], fragments.b[n]);
       }
+  }
+
+  // All steps of a tile, by the multipliers that do not have fragments loaded ahead of their use:
+  // their sums leave no registers for it.
+  static __device__ __forceinline__ void multiply_tile(Sum& sum, uint32_t tile_a, int row,
+                                                       uint32_t tile_b, int column) {
+    if constexpr (Math::kMultiplier == Multiplier::kFma) {
+      multiply_exactly(sum, tile_a, row, tile_b, column);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < kSteps; ++step) {
+        Fragments fragments;
+        load(fragments, tile_a, row, tile_b, column, step);
+        multiply_parts(sum, fragments);
+      }
+    }
+  }
+
+ private:
+  // The product of operands that are sums of two parts.
+  static __device__ __forceinline__ void multiply_parts(Sum& sum, const Fragments& fragments) {
+    uint32_t big_a[Sum::kPiecesM][4], small_a[Sum::kPiecesM][4];
+    const auto split = [](uint32_t bits, uint32_t& big, uint32_t& small) {
+      const auto parts = Math::split(bits);
+      big = parts.big, small = parts.small;
+    };
+#pragma unroll
+    for (int m = 0; m < Sum::kPiecesM; ++m)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) split(fragments.a[m][e], big_a[m][e], small_a[m][e]);
+#pragma unroll
+    for (int n = 0; n < Sum::kPiecesN; ++n) {
+      uint32_t big_b[2], small_b[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) split(fragments.b[n][e], big_b[e], small_b[e]);
+#pragma unroll
+      for (int m = 0; m < Sum::kPiecesM; ++m) {
+        float step[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        ptx::mma_tf32(step, small_a[m], big_b);
+        ptx::mma_tf32(step, big_a[m], small_b);
+        ptx::mma_tf32(step, big_a[m], big_b);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum.values[m][n][e] += step[e];
+      }
+    }
   }
 
   // The exact float32 product, straight from the tiles. Four terms are added up before they meet

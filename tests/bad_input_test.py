@@ -41,6 +41,27 @@ def later_calls_are_unharmed():
 
 W = _good_call()["w"]
 X = _good_call()["x"]
+DY = GOOD.activations(GOOD.K, GOOD.rng())
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dy": []}, "x is a list of 2 and dy of 0; expected as many, at least 1"),
+        ({"x": [], "dy": []}, "x is a list of 0 and dy of 0; expected as many, at least 1"),
+        ({"dy": [DY, DY[:3]]}, r"x has shape \(4, 16\) and dy \(3, 24\).* the same batch"),
+        ({"x": [X, X[:, :8]]}, r"x has shape \(4, 8\): feature_axis=1 reads it as 8 features"),
+        ({"addend": W[:3]}, "addend has 3 blocks, but coords has 4: expected the same number"),
+        ({"addend": W[:, :4]}, r"addend has shape \(4, 4, 8\); expected \(blocks, 8, 8\)"),
+        ({"addend": tf.cast(W, tf.float16)}, "addend has dtype float16; expected float32"),
+    ],
+)
+@pytest.mark.parametrize("graph", [False, True])
+def test_weight_gradient_of_a_list(changes, message, graph):
+    call = {"x": [X, X], "dy": [DY, DY], **GOOD.kwargs, **changes}
+    run = lambda: ops.matmul_dw(**call)
+    with pytest.raises(BAD, match=message):
+        (tf.function(run) if graph else run)()
+
 
 # What is changed, and what the message must say: what came, what was expected.
 CASES = {
@@ -91,6 +112,22 @@ CASES = {
         r"gate has dtype float64; expected float32",
     ),
     "bias too short": ({"bias": np.ones(16, np.float32)}, r"bias has shape \(16,\); expected \(24,\)"),
+    "residual of another batch": (
+        {"residual": np.ones((5, 24), np.float32)},
+        r"residual has shape \(5, 24\); expected \(4, 24\), the shape of y",
+    ),
+    "residual shaped as x": (
+        {"residual": X},
+        r"residual has shape \(4, 16\); expected \(4, 24\), the shape of y",
+    ),
+    "residual of rank 1": (
+        {"residual": np.ones(24, np.float32)},
+        r"residual has shape \(24,\); expected \(4, 24\), the shape of y",
+    ),
+    "residual of float16": (
+        {"residual": tf.ones([4, 24], tf.float16)},
+        r"residual has dtype float16; expected float32",
+    ),
     "activation": ({"activation": "tanh"}, r"activation is 'tanh'; expected None, 'relu' or 'gelu'"),
 }
 
@@ -136,6 +173,12 @@ def test_shapes_unknown_while_tracing_are_checked_at_run_time():
         traced(tf.ones([4, 17]), W)
     with pytest.raises(tf.errors.InvalidArgumentError, match="w has 3 blocks, but coords has 4"):
         traced(X, W[:3])
+    traced = tf.function(
+        lambda x, r: _matmul(x=x, residual=r), input_signature=[x_spec, x_spec]
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"residual .*expected \(4, 24\)"):
+        traced(X, tf.ones([24]))
+    np.testing.assert_array_equal(traced(X, tf.ones([4, 24])), _matmul() + 1)
 
 
 def test_batches_of_x_and_dy_must_agree():
@@ -171,7 +214,7 @@ def test_raw_op_rejects_a_second_gate():
 
     def two_gates():
         return native.raw.bsparse_matmul(
-            x=X, w=W, gate=[gate, gate], bias=[], activation="none", transpose=False,
+            x=X, w=W, gate=[gate, gate], bias=[], residual=[], activation="none", transpose=False,
             gate_grad=False, dw_gated=False, straight_through=False, **GOOD.kwargs,
         )
 
@@ -179,6 +222,14 @@ def test_raw_op_rejects_a_second_gate():
         two_gates()
     with pytest.raises(BAD, match="num_gates is 2; expected 0 or 1"):
         tf.function(two_gates).get_concrete_function()
+
+
+def test_raw_op_rejects_a_second_residual():
+    with pytest.raises(BAD, match="num_residuals is 2; expected 0 or 1"):
+        native.raw.bsparse_matmul(
+            x=X, w=W, gate=[], bias=[], residual=[tf.ones([4, 24])] * 2, activation="none",
+            transpose=False, gate_grad=False, dw_gated=False, straight_through=False, **GOOD.kwargs,
+        )
 
 
 @pytest.mark.skipif(not problems.has_gpu(), reason="needs a GPU")

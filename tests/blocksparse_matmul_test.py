@@ -119,6 +119,34 @@ def test_bias_and_activation(feature_axis, activation):
 
 
 @pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_residual(feature_axis, activation):
+    matmul = BlocksparseMatMul(RECTANGLE, 16, feature_axis)
+    w = normal(*matmul.w_shape) / 8
+    x, residual = normal(*matmul.i_shape(7), seed=2), normal(*matmul.o_shape(7), seed=3)
+    plain = matmul(x, w, activation=activation)
+    np.testing.assert_allclose(
+        matmul(x, w, activation=activation, residual=residual), plain + residual, atol=1e-5
+    )
+    back = matmul.transpose_matmul(residual, w, activation=activation)
+    np.testing.assert_allclose(
+        matmul.transpose_matmul(residual, w, activation=activation, residual=x), back + x, atol=1e-5
+    )
+
+
+def test_residual_of_an_unknown_batch():
+    matmul = BlocksparseMatMul(RECTANGLE, 8)
+    x, w = normal(3, matmul.C), normal(*matmul.w_shape)
+    for shape in ([None, matmul.C], None):
+        traced = tf.function(
+            lambda x, r: matmul(x, w, residual=r),
+            input_signature=[tf.TensorSpec(shape, tf.float32), tf.TensorSpec(None, tf.float32)],
+        )
+        y = traced(x, tf.ones([3, matmul.K]))
+        np.testing.assert_allclose(y, matmul(x, w) + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
 def test_any_number_of_batch_dimensions(feature_axis):
     matmul = BlocksparseMatMul(RECTANGLE, 8, feature_axis)
     w = normal(*matmul.w_shape)
@@ -360,6 +388,12 @@ def test_wrong_features_show_both_readings(shape, feature_axis, message, graph):
         ({"gate": [1.0] * 6, "dw_gated": True}, ValueError, "gate_grad=True"),
         ({"bias": np.ones(32, "float32")}, ValueError, r"bias has shape \(32,\); expected \(24,\)"),
         ({"bias": np.ones(24, "float16")}, TypeError, "bias has dtype float16; expected float32"),
+        (
+            {"residual": np.ones((3, 24), "float32")},
+            ValueError,
+            r"residual has shape \(3, 24\); expected \(2, 24\), the shape of the result",
+        ),
+        ({"residual": np.ones((2, 24))}, TypeError, "residual has dtype float64; expected float32"),
         ({"activation": "tanh"}, ValueError, "relu"),
         ({"dw_dtype": "float16"}, ValueError, "keep w in float32"),
     ],

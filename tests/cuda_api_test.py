@@ -20,7 +20,8 @@ torch = cuda.torch
 pytestmark = pytest.mark.skipif(cuda.unavailable() is not None, reason=str(cuda.unavailable()))
 
 BLOCK_SIZES = (8, 16, 32, 64, 128)
-MODES = ("bfloat16", "float16", "float32", "tf32")  # float32: exact; tf32: float32 storage
+# float32: exact; tf32 and tf32x3: float32 storage.
+MODES = ("bfloat16", "float16", "float32", "tf32", "tf32x3")
 FORWARD, BACKWARD = 2.0, 3.0
 MANY = 256  # batch entries that the dense error is taken over
 
@@ -75,6 +76,14 @@ def low_precision_product(a, b, mode):
     """
     if mode == "tf32":
         a, b = rounded_to_tf32(a), rounded_to_tf32(b)
+    if mode == "tf32x3":
+        # Each factor in two parts, and the product of the small ones left out.
+        (big_a, small_a), (big_b, small_b) = (
+            (big, rounded_to_tf32(np.float32(m) - big))
+            for m, big in ((m, rounded_to_tf32(m)) for m in (a, b)))
+        return (low_precision_product(small_a, big_b, "float32")
+                + low_precision_product(big_a, small_b, "float32")
+                + low_precision_product(big_a, big_b, "float32"))
 
     def operand(m):
         if m.flags.f_contiguous:
@@ -119,7 +128,8 @@ def random_layout(rng, shape, density):
 
 def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, seed=0,
                  shape=None, density=0.4, segment=None, use_gate=False, use_bias=False,
-                 activation="none", misaligned=False, tile=None):
+                 activation="none", misaligned=False, tile=None, residual=None):
+    """`residual`: None, or where it lies: "apart", or in "y"."""
     rng = np.random.default_rng(seed)
     layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
     inputs, outputs = (n * block_size for n in (layout.shape[::-1] if transpose else layout.shape))
@@ -141,12 +151,20 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     add = float64(bias) if use_bias else 0.0
     truth = activate(float64(x) @ dense + add, activation)
     rough = float64(low_precision_product(float64(x), dense, mode))
-    rough = float64(on_gpu(activate(rough + add, activation), mode))
+    rough = activate(rough + add, activation)
+    added = on_gpu(rng.standard_normal((many, outputs)) * 3, mode) if residual else None
+    if residual:
+        truth, rough = truth + float64(added), rough + float64(added)
+    rough = float64(on_gpu(rough, mode))
 
-    x_in = x[:batch] if feature_axis == 1 else x[:batch].t()
-    storage = torch.empty(x_in.numel() + 1, dtype=x.dtype, device="cuda")
-    offset = int(misaligned)
-    x_in = storage[offset:offset + x_in.numel()].view(x_in.shape).copy_(x_in)
+    def placed(rows):
+        rows = rows[:batch] if feature_axis == 1 else rows[:batch].t()
+        storage = torch.empty(rows.numel() + 1, dtype=x.dtype, device="cuda")
+        offset = int(misaligned)
+        return storage[offset:offset + rows.numel()].view(rows.shape).copy_(rows)
+
+    x_in = placed(x)
+    added = placed(added) if residual else None
     y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
     tile = tile or kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
                                 aligned=not misaligned, density=seed % 2 * 0.1)
@@ -154,15 +172,26 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     call, again = (
         kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x_in, prepared,
                                y, transpose, gate_gpu, bias, activation, batch=batch,
-                               settled=settled) for settled in (seed % 2, 3))
+                               settled=settled, residual=y if residual == "y" else added)
+        for settled in (seed % 2, 3))
+
+    def reset():
+        if residual == "y":
+            y.copy_(added)
+        else:
+            y.fill_(float("nan"))
+
+    reset()
     call()
     torch.cuda.synchronize()
     check_guards()
     result = float64(y if feature_axis == 1 else y.t())
     assert_as_accurate(result, truth[:batch], rough - truth, FORWARD, np.abs(truth).max())
     first = y.clone()
-    y.fill_(float("nan"))
+    reset()
     call()
+    if residual == "y":
+        reset()
     # It may start while the one before still runs; the first has settled the weights.
     again()
     assert torch.equal(first, y), "the same inputs gave other bits"
@@ -190,6 +219,31 @@ def test_matmul_with_everything(kernels, mode, block_size, feature_axis, transpo
 def test_matmul_of_unaligned_memory(kernels, mode, block_size, feature_axis, transpose):
     for batch in (5, 128):
         check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, misaligned=True)
+
+
+@pytest.mark.parametrize("residual", ("apart", "y"))
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_matmul_with_a_residual(kernels, mode, block_size, feature_axis, transpose, residual):
+    for batch in (0, 1, 3, 16, 40, 65, 136, 257, 513):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, seed=batch,
+                     residual=residual)
+    for seed, (batch, activation) in enumerate(
+            itertools.product((40, 77, 264, 301), ("none", "relu", "gelu"))):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, seed=seed,
+                     segment=2, use_gate=seed % 2 == 0, use_bias=seed % 3 != 0,
+                     activation=activation, residual=residual)
+    for batch in (5, 128):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, misaligned=True,
+                     residual=residual)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis, transpose", CELLS)
+def test_a_residual_by_the_dense_matrix(kernels, mode, block_size, feature_axis, transpose):
+    for seed, (activation, residual) in enumerate(
+            itertools.product(("none", "relu", "gelu"), ("apart", "y"))):
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, 77, seed=seed,
+                     use_bias=seed % 2 == 1, activation=activation, residual=residual,
+                     tile=dense_tile())
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
@@ -255,6 +309,102 @@ def test_matmul_dw(kernels, mode, block_size, feature_axis):
         check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=seed,
                         batch_splits=batch_splits, use_gate=use_gate, float_output=float_output)
     check_matmul_dw(kernels, mode, block_size, feature_axis, 128, misaligned=True)
+
+
+def check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, *, seed, batch_splits=1,
+                        tile=None, max_ctas=0):
+    """dw of several uses of the weights, gated, upon an addend that may be dw itself."""
+    rng = np.random.default_rng(seed)
+    layout = random_layout(rng, (7, 5) if block_size <= 32 else (3, 4), 0.4)
+    blocks = int(layout.sum())
+    xs, dys = ([on_gpu(rng.standard_normal((n, side * block_size)), mode) for n in batches]
+               for side in layout.shape)
+    out_dtype = torch.float32 if seed % 2 else xs[0].dtype
+    gate = rng.choice([0.0, 0.5, 1.0], blocks)
+    addend = torch.tensor(rng.standard_normal((blocks, block_size, block_size))).to(out_dtype).cuda()
+    x, dy = (np.concatenate([float64(t) for t in ts]) for ts in (xs, dys))
+    truth = x.T @ dy
+    if out_dtype == torch.float32 and xs[0].dtype != torch.float32 and len(x):
+        rough = float64(torch.mm(torch.cat(xs).t(), torch.cat(dys), out_dtype=torch.float32))
+    else:
+        rough = float64(low_precision_product(x.T, dy, mode).to(out_dtype))
+    if feature_axis == 0:
+        xs, dys = ([t.t().contiguous() for t in ts] for ts in (xs, dys))
+    tile = tile or kernels.tile(
+        mode, block_size, sum(batches), is_dw=True, feature_axis=feature_axis, gated=True,
+        aligned=feature_axis == 1 or all(n % 8 == 0 for n in batches), pairs=len(batches))
+    plan = cuda.matmul_dw_plan(layout, tile, batch_splits)
+    gate_gpu = torch.tensor(gate, dtype=torch.float32).cuda()
+    wanted = np.stack([g * truth[c * block_size:(c + 1) * block_size,
+                                 k * block_size:(k + 1) * block_size]
+                       for g, (c, k) in zip(gate, np.argwhere(layout))]) + float64(addend)
+    results = []
+    for in_place in (False, True):
+        dw, check_guards = guarded(tuple(addend.shape), out_dtype)
+        if in_place:
+            dw.copy_(addend)
+        kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape, plan, xs, dys, dw,
+                                  gate_gpu, dw if in_place else addend, max_ctas)()
+        torch.cuda.synchronize()
+        check_guards()
+        results.append(dw)
+    assert torch.equal(*results), "an addend in place gave other bits"
+    # The addend's sum is rounded once more.
+    rounding = np.abs(wanted).max() * (0 if out_dtype == torch.float32 else
+                                       float(torch.finfo(out_dtype).eps) / 4)
+    difference = np.abs(rough - truth) + rounding
+    assert_as_accurate(float64(results[0]), wanted, difference, BACKWARD, np.abs(wanted).max())
+    return results[0]
+
+
+LISTS = ((64,), (40, 0, 16, 72), (8, 24) * 4, (16,) * 9, (8, 16, 24, 0) * 6, (0, 0), (3, 17, 64, 1))
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis",
+                         list(itertools.product(MODES, BLOCK_SIZES, (0, 1))))
+def test_matmul_dw_of_lists(kernels, mode, block_size, feature_axis):
+    for seed, (batches, batch_splits) in enumerate(itertools.product(LISTS, (1, 3))):
+        check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, seed=seed,
+                            batch_splits=batch_splits)
+    for seed in (0, 1):
+        check_list_of_pairs(kernels, mode, block_size, feature_axis, (40, 0, 16, 72), seed=seed,
+                            tile=dense_tile())
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+@pytest.mark.parametrize("block_size", (16, 32, 64, 128))
+def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
+    """The same plan on few and on many multiprocessors: kernels whose CTAs take tile after tile."""
+    if kernels.device().compute_capability != 90:
+        pytest.skip("unions are for compute capability 9.0")
+    rng = np.random.default_rng(block_size)
+    layout = random_layout(rng, (37, 41) if block_size < 64 else (19, 21), 0.2)
+    w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), "bfloat16")
+    x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), "bfloat16")
+            for side in layout.shape)
+    x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
+    for ctas in (1, 2, 4):
+        plan = cuda.matmul_plan(layout, union_tile(ctas, block_size), segment=5)
+        results = []
+        for max_ctas in (0, 1, 12, 64, 131):
+            result = torch.full_like(y, float("nan"))
+            kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape, plan, x, w,
+                                   result, max_ctas=max_ctas)()
+            results.append(result)
+        assert bool(torch.isfinite(results[0]).all())
+        assert all(torch.equal(results[0], other) for other in results[1:])
+    tile = kernels.tile("bfloat16", block_size, 1096, is_dw=True, feature_axis=feature_axis)
+    if tile.kernel != cuda.SM90:
+        return
+    gradients = []
+    for max_ctas in (0, 1, 13, 64, 131):
+        dw = torch.full_like(w, float("nan"))
+        kernels.prepare_matmul_dw("bfloat16", block_size, feature_axis, layout.shape,
+                                  cuda.matmul_dw_plan(layout, tile, 5), x, y, dw,
+                                  max_ctas=max_ctas)()
+        gradients.append(dw)
+    assert bool(torch.isfinite(gradients[0]).all())
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
 
 def dense_tile():
@@ -434,11 +584,17 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
         check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
                      transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
                      shape=(9, 7), use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
+        if batch == 520:
+            check_matmul(kernels, "bfloat16", block_size, feature_axis, transpose, batch, seed=seed,
+                         segment=(None, 2)[seed // 3 % 2], tile=tile, shape=(9, 7), use_bias=True,
+                         activation="gelu", residual=("apart", "y")[seed // 3 % 2])
     for transpose in (False, True) if block_size > 16 else ():
         check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2, tile=tile,
-                     shape=(9, 7), use_gate=transpose)
+                     shape=(9, 7), use_gate=transpose, residual="y" if transpose else None)
     # More tiles than a ring has stages, more items than clusters run at once.
-    check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile)
+    for residual in (None, "apart", "y"):
+        check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile,
+                     residual=residual)
 
 
 @pytest.mark.parametrize("block_size", [16, 32])
@@ -449,14 +605,17 @@ def test_streams_longer_than_their_rings(kernels, block_size, segment):
     if tile.kernel != cuda.SM90_STREAM:
         pytest.skip("no streams on this GPU")
     for feature_axis in (0, 1):
-        check_matmul(kernels, "bfloat16", block_size, feature_axis, False, 40, seed=5,
-                     shape=(61, 43), density=0.5, segment=segment, use_bias=True)
+        for residual in (None, "apart", "y"):
+            check_matmul(kernels, "bfloat16", block_size, feature_axis, False, 40, seed=5,
+                         shape=(61, 43), density=0.5, segment=segment, use_bias=True,
+                         residual=residual)
 
 
 BAD_MATMULS = {
     "dtype": ("dtype", 9), "block_size": ("block_size", 24), "feature_axis": ("feature_axis", 2),
     "in_blocks": ("in_blocks", 0), "batch": ("batch", -1), "activation": ("activation", 3),
-    "x": ("x", None), "w": ("w", 8), "y": ("y", None), "too large": ("batch", 2**60),
+    "x": ("x", None), "w": ("w", 8), "y": ("y", None), "residual": ("residual", 2),
+    "too large": ("batch", 2**60),
     "plan.kernel": ("kernel", 100), "plan.columns": ("columns", 65), "plan.num_items": ("num_items", 0),
     "plan.items": ("items", 4), "workspace_bytes": ("num_partials", 1),
 }

@@ -16,8 +16,10 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 7
-DTYPES = {"float32": 0, "tf32": 0, "float16": 1, "bfloat16": 2}
+API_VERSION = 8
+DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
+FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
+ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
@@ -33,7 +35,7 @@ class Device(ctypes.Structure):
 class TileRequest(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("dtype", "block_size", "feature_axis", "in_blocks", "out_blocks", "is_dw",
-                 "allow_tf32", "gated", "aligned")]
+                 "float32_math", "gated", "aligned", "num_pairs")]
     _fields_ += [("density", ctypes.c_float), ("batch", _long)]
 
 
@@ -60,9 +62,9 @@ class MatmulPlan(ctypes.Structure):
 class MatmulArgs(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("dtype", "activation", "block_size", "feature_axis", "transpose", "in_blocks",
-                 "out_blocks", "allow_tf32")]
-    _fields_ += [("batch", _long), ("settled", _int)]
-    _fields_ += [(name, _pointer) for name in ("x", "w", "gate", "bias", "y")]
+                 "out_blocks", "float32_math")]
+    _fields_ += [("batch", _long), ("settled", _int), ("max_ctas", _int)]
+    _fields_ += [(name, _pointer) for name in ("x", "w", "gate", "bias", "residual", "y")]
     _fields_ += [("plan", MatmulPlan), ("workspace", _pointer), ("workspace_bytes", _size)]
 
 
@@ -71,12 +73,16 @@ class MatmulDwPlan(ctypes.Structure):
     _fields_ += [("blocks", _pointer), ("items", _pointer)]
 
 
+class DwPair(ctypes.Structure):
+    _fields_ = [("x", _pointer), ("dy", _pointer), ("batch", _long)]
+
+
 class MatmulDwArgs(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("dtype", "out_dtype", "block_size", "feature_axis", "in_blocks", "out_blocks",
-                 "allow_tf32")]
-    _fields_ += [("batch", _long)]
-    _fields_ += [(name, _pointer) for name in ("x", "dy", "gate", "dw")]
+                 "float32_math", "max_ctas", "num_pairs")]
+    _fields_ += [("pairs", ctypes.POINTER(DwPair))]
+    _fields_ += [(name, _pointer) for name in ("gate", "addend", "dw")]
     _fields_ += [("plan", MatmulDwPlan), ("workspace", _pointer), ("workspace_bytes", _size)]
 
 
@@ -111,6 +117,13 @@ class LstmGatesArgs(ctypes.Structure):
                   "dh_more", "dc", "dgates")]
 
 
+class ActivationGradArgs(ctypes.Structure):
+    _fields_ = [(name, _int) for name in ("dtype", "bias_dtype", "activation", "feature_axis")]
+    _fields_ += [(name, _long) for name in ("batch", "features")]
+    _fields_ += [(name, _pointer) for name in ("dy", "values", "dz", "dbias", "workspace")]
+    _fields_ += [("workspace_bytes", _size)]
+
+
 _status = ctypes.c_int
 
 
@@ -141,6 +154,10 @@ class Api(ctypes.Structure):
         ("lstm_gates_grad", ctypes.CFUNCTYPE(_status, ctypes.POINTER(LstmGatesArgs), _pointer)),
         ("explain", ctypes.CFUNCTYPE(_status, ctypes.POINTER(TileRequest),
                                      ctypes.POINTER(Device), _int, ctypes.POINTER(Choice))),
+        ("activation_grad_workspace",
+         ctypes.CFUNCTYPE(_size, ctypes.POINTER(ActivationGradArgs))),
+        ("activation_grad",
+         ctypes.CFUNCTYPE(_status, ctypes.POINTER(ActivationGradArgs), _pointer)),
     ]
 
 
@@ -193,7 +210,7 @@ def load_api(path=None):
 
 
 def torch_dtype(dtype):
-    return getattr(torch, "float32" if dtype == "tf32" else dtype)
+    return getattr(torch, "float32" if dtype in FLOAT32_MATH else dtype)
 
 
 @dataclasses.dataclass
@@ -418,9 +435,9 @@ class Kernels:
 
     @staticmethod
     def request(dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False, aligned=True,
-                blocks=(1, 1), density=0.0):
+                blocks=(1, 1), density=0.0, pairs=1):
         return TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw,
-                           dtype == "tf32", gated, aligned, density, batch)
+                           FLOAT32_MATH.get(dtype, 0), gated, aligned, pairs, density, batch)
 
     def tile_of(self, request):
         device, tile = self.device(), Tile()
@@ -441,7 +458,7 @@ class Kernels:
 
     def prepare_matmul(self, dtype, block_size, feature_axis, layout_shape, plan, x, w, y,
                        transpose=False, gate=None, bias=None, activation="none", batch=None,
-                       settled=1):
+                       settled=1, residual=None, max_ctas=0):
         """A function without arguments that enqueues the product, and the kernel's name."""
         blocks = layout_shape[::-1] if transpose else layout_shape
         if batch is None:
@@ -449,16 +466,17 @@ class Kernels:
         args = MatmulArgs(
             dtype=DTYPES[dtype], activation=ACTIVATIONS[activation], block_size=block_size,
             feature_axis=feature_axis, transpose=int(transpose), in_blocks=blocks[0],
-            out_blocks=blocks[1], allow_tf32=int(dtype == "tf32"), batch=batch,
-            settled=settled, x=x.data_ptr(),
+            out_blocks=blocks[1], float32_math=FLOAT32_MATH.get(dtype, 0), batch=batch,
+            settled=settled, max_ctas=max_ctas, x=x.data_ptr(),
             w=w.data_ptr(), gate=None if gate is None else gate.data_ptr(),
-            bias=None if bias is None else bias.data_ptr(), y=y.data_ptr(),
+            bias=None if bias is None else bias.data_ptr(),
+            residual=None if residual is None else residual.data_ptr(), y=y.data_ptr(),
             plan=MatmulPlan(**plan.fields()))
         args.workspace_bytes = self.api.matmul_workspace(ctypes.byref(args))
         workspace = torch.empty(max(1, min(args.workspace_bytes, 1 << 40)), dtype=torch.uint8,
                                 device="cuda")
         args.workspace = workspace.data_ptr()
-        keep = (x, w, y, plan, gate, bias, workspace)
+        keep = (x, w, y, plan, gate, bias, residual, workspace)
 
         def call(keep=keep):
             stream = torch.cuda.current_stream().cuda_stream
@@ -468,23 +486,51 @@ class Kernels:
         return call
 
     def prepare_matmul_dw(self, dtype, block_size, feature_axis, layout_shape, plan, x, dy, dw,
-                          gate=None):
+                          gate=None, addend=None, max_ctas=0):
+        """x and dy may be lists of as many tensors."""
+        xs, dys = ([t] if torch.is_tensor(t) else list(t) for t in (x, dy))
+        pairs = (DwPair * len(xs))(*(
+            DwPair(x.data_ptr(), dy.data_ptr(), x.shape[0] if feature_axis == 1 else x.shape[1])
+            for x, dy in zip(xs, dys, strict=True)))
         args = MatmulDwArgs(
             dtype=DTYPES[dtype], out_dtype=0 if dw.dtype == torch.float32 else DTYPES[dtype],
             block_size=block_size, feature_axis=feature_axis, in_blocks=layout_shape[0],
-            out_blocks=layout_shape[1], allow_tf32=int(dtype == "tf32"),
-            batch=x.shape[0] if feature_axis == 1 else x.shape[1], x=x.data_ptr(),
-            dy=dy.data_ptr(), gate=None if gate is None else gate.data_ptr(), dw=dw.data_ptr(),
+            out_blocks=layout_shape[1], float32_math=FLOAT32_MATH.get(dtype, 0),
+            max_ctas=max_ctas, num_pairs=len(pairs), pairs=pairs,
+            gate=None if gate is None else gate.data_ptr(),
+            addend=None if addend is None else addend.data_ptr(), dw=dw.data_ptr(),
             plan=MatmulDwPlan(**plan.fields()))
         args.workspace_bytes = self.api.matmul_dw_workspace(ctypes.byref(args))
         workspace = torch.empty(max(1, args.workspace_bytes), dtype=torch.uint8, device="cuda")
         args.workspace = workspace.data_ptr()
-        keep = (x, dy, dw, plan, gate, workspace)
+        keep = (xs, dys, pairs, dw, plan, gate, addend, workspace)
 
         def call(keep=keep):
             stream = torch.cuda.current_stream().cuda_stream
             self._check(self.api.matmul_dw(ctypes.byref(args), stream))
 
+        return call
+
+    def prepare_activation_grad(self, activation, feature_axis, dy, values, dz, dbias):
+        """A function without arguments that enqueues dz and dbias. `dy` has rank 2."""
+        names = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+        features, batch = dy.shape if feature_axis == 0 else dy.shape[::-1]
+        tensors = dict(dy=dy, values=values, dz=dz, dbias=dbias)
+        args = ActivationGradArgs(
+            dtype=names[dy.dtype], bias_dtype=names[dy.dtype if dbias is None else dbias.dtype],
+            activation=ACTIVATIONS[activation], feature_axis=feature_axis, batch=batch,
+            features=features,
+            **{name: t.data_ptr() for name, t in tensors.items() if t is not None})
+        args.workspace_bytes = self.api.activation_grad_workspace(ctypes.byref(args))
+        workspace = torch.full((max(1, args.workspace_bytes),), 255, dtype=torch.uint8,
+                               device="cuda")
+        args.workspace = workspace.data_ptr()
+
+        def call(keep=(tensors, workspace)):
+            stream = torch.cuda.current_stream().cuda_stream
+            self._check(self.api.activation_grad(ctypes.byref(args), stream))
+
+        call.args = args
         return call
 
     def prepare_weights(self, w, out, gate=None):

@@ -125,7 +125,8 @@ def test_figures_of_a_row():
 
 def work(**changes):
     return gpu_limits.Work(**{**dict(operation="fprop", dtype="bfloat16", features=(128, 256),
-                                     batch=512, block_size=32, blocks=10), **changes})
+                                     batch=512, block_size=32, blocks=10, feature_axis=1),
+                              **changes})
 
 
 def tile(kernel, batch_tile=256, columns=1, shared=1, ctas=1):
@@ -174,37 +175,64 @@ def test_clusters_read_x_once_and_take_it_often():
     taken = gpu_limits.modelled_seconds(gpu_limits.Rates(l2_multicast_2=1.0), four, pair,
                                         entries=entries)
     assert taken == (3 * 512 * 32 + 4 * 32**2 * 2) * 2
+    short = work(blocks=4, block_size=16)
+    rows = gpu_limits.modelled_seconds(gpu_limits.Rates(tma_rows_32=1.0), short, pair,
+                                       entries=entries)
+    assert rows == 2 * 512 + 4 * 16 * 2  # those of x once, whoever takes them
 
 
-def test_rates_are_read_from_what_gpu_constants_writes(tmp_path):
-    path = tmp_path / "constants.json"
-    path.write_text(json.dumps(dict(device="x", rates=dict(l2=5e12, l2_plain=4e12))))
-    rates = gpu_limits.Rates.read(path)
-    assert rates.l2 == 5e12 and rates.dram == gpu_limits.Rates().dram
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="expected a file of benchmarks/gpu_constants"):
-        gpu_limits.Rates.read(path)
+def union_seconds(rates, **changes):
+    """Of two entries of a CTA, with four blocks between them, and activations in L2."""
+    block_size = changes["block_size"]
+    columns = 128 // block_size
+    entries = np.full((2, 16 if columns == 8 else 4), -1, np.int32)
+    entries[:, :4] = [[0, 1, 0, 1], [1, 1, 2, 3]]
+    return gpu_limits.modelled_seconds(
+        rates, work(blocks=4, activations_cached=True, **changes),
+        tile(cuda.SM90, columns=columns, ctas=1), entries=entries)
 
 
-def test_the_model_knows_what_gpu_constants_measures():
-    source = (BENCHMARKS / "gpu_constants.cu").read_text()
-    for name in gpu_limits.Rates.__dataclass_fields__:
-        assert f'"{name}"' in source
+def test_blocks_of_16_with_features_last_are_limited_by_rows():
+    rates = gpu_limits.Rates(l2=8e12, tma_rows_32=128e9)
+    # x: 2 entries, 512 batch entries; w: 4 blocks, 2 batch tiles, 16 rows.
+    assert union_seconds(rates, block_size=16) == pytest.approx((2 * 512 + 4 * 2 * 16) / 128e9)
+    x_and_w = (2 * 512 * 64 + 4 * 64**2 * 2) * 2
+    assert union_seconds(rates, block_size=64) == pytest.approx(x_and_w / 8e12)
+    # With features first rows have 64 batch entries.
+    x_and_w = (2 * 512 * 16 + 4 * 16**2 * 2) * 2
+    assert union_seconds(rates, block_size=16, feature_axis=0) == pytest.approx(x_and_w / 8e12)
 
 
-def test_tables_show_the_slower_axis_and_where_dense_ran():
-    rows = [row(section="uniform"),
-            row(section="uniform", feature_axis=0, seconds=dict(ours=2e-6, dense=3e-6)),
-            row(section="uniform", density=1.0, kernel="dense", operation="dw",
-                seconds=dict(ours=4e-6, dense=3e-6))]
-    (table,) = gpu_matmul_table.uniform_tables(rows)
-    assert table.splitlines()[0] == "| bfloat16, fprop / dw | 100% | 50% |"
-    assert table.splitlines()[2] == "| 8 | – / 0.75* | 1.5 / – |"
-    small = [row(section="small", layout="ba", seconds=dict(ours=2e-6, dense=9e-6), block_size=bs)
-             for bs in (8, 16)]
-    small.append({**small[0], "operation": "dw"})
-    (table,) = gpu_matmul_table.small_table(small)
-    assert table.splitlines()[0] == "| µs, fprop / dw | batch | features | dense | block 16 | block 8 |"
-    assert table.splitlines()[2] == (
-        "| 64 x 64, ba | 1000 | last | 9 | 2.0 (4.5x) / – | 2.0 (4.5x) / 2.0 (4.5x) |")
-    assert not list(gpu_matmul_table.small_table(rows))
+@pytest.mark.parametrize("changes, rows", [
+    (dict(block_size=16), 2 * 512 + 4 * 2 * 16),
+    (dict(block_size=16, feature_axis=0), 4 * 2 * 16),  # w alone
+])
+def test_union_kernels_copy_rows_as_their_boxes_have_them(changes, rows):
+    slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
+    assert union_seconds(slow_rows, **changes) == pytest.approx(rows)
+
+
+@pytest.mark.parametrize("changes", [dict(block_size=32), dict(block_size=64, dtype="tf32"),
+                                     dict(block_size=32, feature_axis=0)])
+def test_long_rows_are_bound_by_their_bytes(changes):
+    slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
+    assert union_seconds(slow_rows, **changes) == union_seconds(gpu_limits.Rates(), **changes)
+
+
+def test_streams_copy_activations_in_rows():
+    rates = gpu_limits.Rates(tma_rows_32=1.0)
+
+    def rows(batch_tile, **changes):
+        return gpu_limits.modelled_seconds(rates, work(**changes),
+                                           tile(cuda.SM90_STREAM, batch_tile=batch_tile))
+
+    assert rows(64, batch=100, block_size=16) == 10 * 100
+    assert rows(16, batch=8, feature_axis=0) == 10 * 32
+    assert rows(64, batch=100, feature_axis=0) < 1
+
+
+def test_hopper_dw_copies_rows_of_x_by_block_and_of_dy_by_item():
+    slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
+    seconds = gpu_limits.modelled_seconds(slow_rows, work(operation="dw", block_size=16),
+                                          tile(cuda.SM90, batch_tile=64), num_items=3)
+    assert seconds == (10 + 3) * 512

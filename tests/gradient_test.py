@@ -44,6 +44,49 @@ def test_product(feature_axis, transpose, activation):
     _check(function, [x, w, bias])
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_product_with_a_residual(feature_axis, transpose, activation):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    x = problem.activations(problem.K if transpose else problem.C, rng)
+    w = problem.weights(rng)
+    bias = rng.standard_normal(problem.C if transpose else problem.K)
+    # Large enough to hide the sign of what relu gave.
+    residual = -3 * problem.activations(problem.C if transpose else problem.K, rng)
+
+    def function(x, w, bias, residual):
+        return ops.matmul(
+            x, w, bias=bias, activation=activation, residual=residual, transpose=transpose,
+            **problem.kwargs,
+        )  # fmt: skip
+
+    _check(function, [x, w, bias, residual])
+
+
+def test_relu_under_a_residual_has_the_gradients_of_relu_alone():
+    problem = _small(1)
+    rng = problem.rng()
+    x, w = tf.constant(problem.activations(problem.C, rng)), tf.constant(problem.weights(rng))
+    bias = tf.constant(rng.standard_normal(problem.K))
+    residual = tf.constant(problem.activations(problem.K, rng))
+    dy = tf.constant(problem.activations(problem.K, rng))
+    with tf.device(_CPU):
+        gradients = []
+        for added in (residual, None):
+            with tf.GradientTape() as tape:
+                tape.watch([x, w, bias, residual])
+                y = ops.matmul(
+                    x, w, bias=bias, activation="relu", residual=added, **problem.kwargs
+                )
+            gradients.append(tape.gradient(y, [x, w, bias, residual], dy))
+    for ours, alone in zip(gradients[0][:3], gradients[1][:3]):
+        np.testing.assert_array_equal(ours, alone)
+    np.testing.assert_array_equal(gradients[0][3], dy)
+    assert gradients[1][3] is None
+
+
 @pytest.mark.parametrize("feature_axis", [0, 1])
 def test_weight_gradient(feature_axis):
     problem = _small(feature_axis)
@@ -52,21 +95,56 @@ def test_weight_gradient(feature_axis):
     _check(lambda x, dy: ops.matmul_dw(x, dy, **problem.kwargs), [x, dy])
 
 
+def _flat_gradients(function):
+    """The gradients of the sum of squares of what `function` gives, in one vector."""
+
+    def gradients(*operands):
+        with tf.GradientTape() as tape:
+            tape.watch(operands)
+            loss = tf.reduce_sum(tf.square(function(*operands)))
+        return tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, operands)], 0)
+
+    return gradients
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("gated", [False, True])
+def test_weight_gradient_of_a_list(gated, feature_axis):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    pairs = [problem.activations(n, rng) for n in (problem.C, problem.K) * 2]
+    addend = problem.weights(rng)
+    gate = GATE if gated else None
+
+    def function(x, dy, next_x, next_dy, addend):
+        return ops.matmul_dw([x, next_x], [dy, next_dy], gate=gate, addend=addend,
+                             **problem.kwargs)
+
+    _check(function, [*pairs, addend])
+
+
 @pytest.mark.parametrize("feature_axis", [0, 1])
 def test_second_derivatives(feature_axis):
     problem = _small(feature_axis)
     rng = problem.rng()
     x, w = problem.activations(problem.C, rng), problem.weights(rng)
-
-    def gradients(x, w):
-        with tf.GradientTape() as tape:
-            tape.watch([x, w])
-            y = ops.matmul(x, w, activation="gelu", **problem.kwargs)
-            loss = tf.reduce_sum(tf.square(y))
-        dx, dw = tape.gradient(loss, [x, w])
-        return tf.concat([tf.reshape(dx, [-1]), tf.reshape(dw, [-1])], 0)
-
+    gradients = _flat_gradients(lambda x, w: ops.matmul(x, w, activation="gelu", **problem.kwargs))
     _check(gradients, [x, w], tolerance=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_second_derivatives_with_a_residual(feature_axis, activation):
+    problem = _small(feature_axis)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    residual = problem.activations(problem.K, rng)
+    gradients = _flat_gradients(
+        lambda x, w, residual: ops.matmul(
+            x, w, activation=activation, residual=residual, **problem.kwargs
+        )
+    )
+    _check(gradients, [x, w, residual], tolerance=1e-6)
 
 
 GATE = np.float32([0.5, 0.0, -2.0, 1.0])

@@ -79,6 +79,21 @@ def test_fused_where_that_pays():
     assert ops_of("gelu", True) == ops_of("tanh", False) == "none"
 
 
+def test_the_gradient_of_gelu_in_training_is_one_op_and_one_for_the_bias():
+    sparse = built(activation="gelu")
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(sparse(x, training=True))
+        return tape.gradient(loss, sparse.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.TensorSpec((None, INPUTS))).graph
+    gradient = [op for op in graph.get_operations() if op.type == "Bsparse>ActivationGrad"]
+    assert sorted(op.get_attr("activation") for op in gradient) == [b"gelu", b"none"]
+    assert not [op for op in graph.get_operations() if op.type in ("Exp", "ErfGrad")]
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
 def test_leading_dimensions(shape):
     sparse = built()

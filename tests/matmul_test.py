@@ -1,5 +1,7 @@
 """The products against float64 NumPy on the dense weights, over random layouts and shapes."""
 
+import dataclasses
+
 import hypothesis
 import numpy as np
 import problems
@@ -14,6 +16,14 @@ def _expect(problem, result, truth, compute, *operands, factor=problems.FORWARD,
     dtype = dtype or problem.dtype
     allowed = problems.dense_error(truth, compute, dtype, *operands)
     problems.assert_as_accurate(result, truth, allowed, factor)
+
+
+def _activate(z, activation):
+    if activation == "relu":
+        return np.maximum(z, 0)
+    if activation == "gelu":
+        return z * 0.5 * (1 + tf.math.erf(z / np.sqrt(2)).numpy())
+    return z
 
 
 @problems.DETERMINISTIC
@@ -50,6 +60,105 @@ def test_weight_gradient_is_as_accurate_as_dense(problem):
 
 
 @problems.DETERMINISTIC
+@hypothesis.given(
+    problems.problems(), st.lists(problems.BATCHES, min_size=1, max_size=11), st.booleans(),
+    st.booleans(), st.booleans()
+)
+def test_weight_gradient_of_a_list(problem, batches, has_gate, has_addend, float_output):
+    """Several uses of the same weights, of different batches, upon an earlier sum."""
+    rng = problem.rng()
+    uses = [dataclasses.replace(problem, batch=batch) for batch in batches]
+    xs = [use.activations(use.C, rng) for use in uses]
+    dys = [use.activations(use.K, rng) for use in uses]
+    out_type = "float32" if float_output and problem.dtype != "float64" else problem.dtype
+    blocks = len(problem.coords)
+    gate = rng.choice(np.float32([0, 1, 0.5]), blocks) if has_gate else None
+    shape = (blocks, problem.block_size, problem.block_size)
+    addend = problems.rounded(rng.standard_normal(shape), out_type) if has_addend else None
+    dw = ops.matmul_dw(xs, dys, gate=gate, addend=addend, out_type=out_type, **problem.kwargs)
+    assert dw.dtype.name == out_type
+
+    scale = 1.0 if gate is None else gate.astype(np.float64)[:, None, None]
+    more = 0.0 if addend is None else problems.as_float64(addend)
+
+    def compute(*operands):
+        sums = problem.from_dense(sum(use.outer(x, dy) for use, x, dy in zip(
+            uses, operands[::2], operands[1::2], strict=True)))
+        return sums * np.asarray(scale, sums.dtype) + np.asarray(more, sums.dtype)
+
+    operands = [array for pair in zip(xs, dys) for array in pair]
+    truth = compute(*(array.astype(np.float64) for array in operands))
+    _expect(problem, dw, truth, compute, *operands, factor=problems.BACKWARD, dtype=out_type)
+
+
+def _rounded_to_tf32(array):
+    """float32 with 10 bits of mantissa, to nearest."""
+    bits = array.view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "tf32x3"])
+def test_precision(precision, feature_axis):
+    """float32 products of every precision, and those of their gradients."""
+    layout = np.random.default_rng(1).random((12, 10)) < 0.4
+    problem = problems.Problem(layout, 32, feature_axis, batch=257, dtype="float32", seed=2)
+    rng = problem.rng()
+    x = tf.constant(problem.activations(problem.C, rng))
+    w = tf.constant(problem.weights(rng))
+    dy = tf.constant(problem.activations(problem.K, rng))
+    with tf.GradientTape() as tape:
+        tape.watch((x, w))
+        y = ops.matmul(x, w, precision=precision, **problem.kwargs)
+    dx, dw = tape.gradient(y, (x, w), dy)
+    # Of the products themselves, so that a gradient in another precision is found out.
+    again = (ops.matmul(dy, w, transpose=True, precision=precision, **problem.kwargs),
+             ops.matmul_dw(x, dy, precision=precision, **problem.kwargs))
+    for gradient, same in zip((dx, dw), again, strict=True):
+        np.testing.assert_array_equal(gradient, same)
+
+    rounds = precision == "tf32" and problems.has_gpu()
+    operand = _rounded_to_tf32 if rounds else np.asarray
+
+    def in_this_precision(compute):
+        # Dense sums in TF32 err more than those in float32, too.
+        def computed(*operands):
+            tf.config.experimental.enable_tensor_float_32_execution(rounds)
+            try:
+                return compute(*operands)
+            finally:
+                tf.config.experimental.enable_tensor_float_32_execution(False)  # as in conftest.py
+
+        return computed
+
+    @in_this_precision
+    def forward(x, w):
+        return problem.product(x, problem.to_dense(w))
+
+    @in_this_precision
+    def backward(x, dy):
+        return problem.from_dense(problem.outer(x, dy))
+
+    for result, compute, operands, factor in (
+        (y, forward, (x, w), problems.FORWARD), (dw, backward, (x, dy), problems.BACKWARD)
+    ):
+        exact = [operand(o.numpy()) for o in operands]
+        truth = compute(*(o.astype(np.float64) for o in exact))
+        _expect(problem, result, truth, compute, *exact, factor=factor)
+        if rounds:  # and it did round
+            whole = compute(*(o.numpy().astype(np.float64) for o in operands))
+            assert np.abs(result - whole).max() > 10 * np.abs(result - truth).max()
+
+
+def test_unknown_precision():
+    problem = problems.Problem(np.ones((1, 1), bool), 8, 1, batch=2, dtype="float32", seed=0)
+    rng = problem.rng()
+    with pytest.raises(ValueError, match="precision must be None, 'float32', 'tf32', 'tf32x3'; got"):
+        ops.matmul(problem.activations(problem.C, rng), problem.weights(rng), precision="high",
+                   **problem.kwargs)
+
+
+@problems.DETERMINISTIC
 @hypothesis.given(problems.problems(), st.sampled_from([None, "relu", "gelu"]), st.booleans())
 def test_gate_bias_and_activation(problem, activation, transpose):
     rng = problem.rng()
@@ -65,15 +174,93 @@ def test_gate_bias_and_activation(problem, activation, transpose):
         dense = problem.to_dense(problems.rounded(w * gate[:, None, None], problem.dtype))
         dense = dense.astype(x.dtype)
         z = problem.product(x, dense.T if transpose else dense)
-        z = z + (bias[:, None] if problem.feature_axis == 0 else bias)
-        if activation == "relu":
-            return np.maximum(z, 0)
-        if activation == "gelu":
-            return z * 0.5 * (1 + tf.math.erf(z / np.sqrt(2)).numpy())
-        return z
+        return _activate(z + (bias[:, None] if problem.feature_axis == 0 else bias), activation)
 
     truth = compute(*[a.astype(np.float64) for a in (x, w, bias)])
     _expect(problem, y, truth, compute, x, w, bias)
+
+
+@problems.DETERMINISTIC
+@hypothesis.given(
+    problems.problems(), st.sampled_from([None, "relu", "gelu"]), st.booleans(), st.booleans()
+)
+def test_residual(problem, activation, has_bias, transpose):
+    rng = problem.rng()
+    outputs = problem.C if transpose else problem.K
+    x = problem.activations(problem.K if transpose else problem.C, rng)
+    w = problem.weights(rng)
+    bias = problems.rounded(rng.standard_normal(outputs) * has_bias, problem.dtype)
+    residual = problem.activations(outputs, rng)
+    y = ops.matmul(
+        x, w, transpose=transpose, bias=bias if has_bias else None, activation=activation,
+        residual=residual, **problem.kwargs,
+    )  # fmt: skip
+    assert y.dtype.name == problem.dtype
+
+    def compute(x, w, bias, residual):
+        dense = problem.to_dense(w)
+        z = problem.product(x, dense.T if transpose else dense)
+        z = z + (bias[:, None] if problem.feature_axis == 0 else bias)
+        return _activate(z, activation) + residual
+
+    truth = compute(*[a.astype(np.float64) for a in (x, w, bias, residual)])
+    _expect(problem, y, truth, compute, x, w, bias, residual)
+
+
+@pytest.mark.parametrize("dtype", problems.dtypes())
+@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("block_size", problems.BLOCK_SIZES)
+def test_output_in_the_memory_of_the_residual(dtype, feature_axis, block_size):
+    """In a graph y takes the memory of a residual that nobody else reads; an eager tensor stays."""
+    layout = np.random.default_rng(8).random((5, 4)) < 0.5
+    layout[:, 0] = True
+    for batch in (1, 24, 77, 300):
+        problem = problems.Problem(layout, block_size, feature_axis, batch, dtype, seed=batch)
+        rng = problem.rng()
+        x, w = problem.activations(problem.C, rng), problem.weights(rng)
+        residual = tf.constant(problem.activations(problem.K, rng))
+        before = residual.numpy().copy()
+
+        def add(x, w, residual):
+            return ops.matmul(x, w, activation="relu", residual=residual, **problem.kwargs)
+
+        eager = add(x, w, residual)
+        np.testing.assert_array_equal(residual, before)
+        in_graph = tf.function(lambda x, w, reversed: add(x, w, tf.reverse(reversed, [0])))
+        np.testing.assert_array_equal(in_graph(x, w, tf.reverse(residual, [0])), eager)
+
+
+def test_output_takes_the_memory_of_a_residual_that_nobody_else_reads():
+    problem = problems.Problem(np.ones((2, 3), bool), 16, 1, 40, "float32", seed=10)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    with tf.Graph().as_default(), tf.device("/device:CPU:0"), tf.compat.v1.Session() as session:
+        given = tf.compat.v1.placeholder(tf.float32, [40, problem.K])
+        residual = tf.reverse(given, [0], name="residual")
+        y = ops.matmul(x, w, residual=residual, name="product", **problem.kwargs)
+        trace = tf.compat.v1.RunMetadata()
+        options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+        session.run(2 * y, {given: np.ones((40, problem.K))}, options, trace)
+    address = {
+        node.node_name: node.output[0].tensor_description.allocation_description.ptr
+        for device in trace.step_stats.dev_stats
+        for node in device.node_stats
+        if node.output
+    }
+    assert address["product"] == address["residual"] != 0
+
+
+def test_residual_that_is_the_input():
+    problem = problems.Problem(np.eye(3, dtype=bool), 16, 1, 40, "float32", seed=9)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    apart = ops.matmul(x, w, residual=x.copy(), **problem.kwargs)
+    same = tf.function(lambda x: ops.matmul(x, w, residual=x, **problem.kwargs))
+    np.testing.assert_array_equal(same(tf.constant(x)), apart)
+    doubled = tf.function(lambda x: same(x + x))  # what it takes is nobody else's
+    np.testing.assert_array_equal(
+        doubled(tf.constant(x)), ops.matmul(2 * x, w, residual=2 * x, **problem.kwargs)
+    )
 
 
 @problems.DETERMINISTIC

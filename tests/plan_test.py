@@ -98,17 +98,18 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1), 16, "bfloat16", {}, "sm90 small", ["sparse kernels", "suits", "small variant"]),
         ((64, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
         ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse", "suits", "clusters of"]),
-        ((64, 0.1), 8192, "float32", dict(allow_tf32=True), "sm90", ["sparse", "suits", "clusters"]),
+        ((64, 0.1), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((16, 0.1, 0), 128, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
         ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
-        ((16, 0.01), 8192, "float32", dict(allow_tf32=True), "sm80", ["sparse", "with TF32"]),
+        ((16, 0.01), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "with TF32"]),
+        ((64, 0.1), 8192, "float32", dict(precision="tf32x3"), "sm80", ["sparse", "for float16"]),
         # What keeps a product from them, one thing at a time.
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
-        ((64, 0.1, 0), 8192, "float32", dict(allow_tf32=True), "sm80", ["sparse", "features last"]),
+        ((64, 0.1, 0), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "features last"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm80 small", ["sparse", "16 and more", "small variant"]),
         ((8, 0.01), 8192, "bfloat16", {}, "sm80", ["sparse", "blocks are 16"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
@@ -163,10 +164,12 @@ def test_tensor_float_32_is_tensorflows_switch_unless_said(enabled):
         switch.enable_tensor_float_32_execution(enabled)
         assert {True: "tf32", False: "fp32"}[enabled] in plan.explain(
             layer, 8192, device="sm_90").choice.kernel
-        said = plan.explain(layer, 8192, device="sm_90", allow_tf32=not enabled)
+        said = plan.explain(layer, 8192, device="sm_90", precision="float32" if enabled else "tf32")
     finally:
         switch.enable_tensor_float_32_execution(before)
     assert {True: "fp32", False: "tf32"}[enabled] in said.choice.kernel
+    split = plan.explain(layer, 8192, device="sm_90", precision="tf32x3")
+    assert "tf32x3" in split.choice.kernel
 
 
 @needs_cuda_library

@@ -63,7 +63,7 @@ def test_config_is_plain_json(model):
 
 @pytest.mark.parametrize("layout", [None, "ba:m=2,seed=1", ARRAY, ARRAY.tolist()])
 def test_layer_config(layout):
-    layer = BlockSparseDense(96, block_size=16, layout=layout, name="sparse")
+    layer = BlockSparseDense(96, block_size=16, layout=layout, precision="tf32x3", name="sparse")
     config = json.loads(json.dumps(layer.get_config()))
     if layout is None or isinstance(layout, str):
         assert config["layout"] == layout
@@ -73,6 +73,7 @@ def test_layer_config(layout):
     for made in (layer, copy):
         made.build((None, 64))
     assert copy.get_config() == layer.get_config()
+    assert copy.precision == "tf32x3"
     assert copy.matmul == layer.matmul
 
 

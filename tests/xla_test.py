@@ -94,6 +94,35 @@ def test_matmul_has_the_same_bits(dtype, feature_axis):
 
 @pytest.mark.parametrize("feature_axis", [0, 1])
 @pytest.mark.parametrize("dtype", problems.dtypes())
+def test_residual_has_the_same_bits(dtype, feature_axis):
+    p = _problem(dtype, feature_axis)
+    for transpose in (False, True):
+        x, w, residual, gate, bias = _inputs(p, transpose)
+
+        def products(x, w, residual, gate, bias):
+            def run(**kwargs):
+                return ops.matmul(
+                    x, w, transpose=transpose, residual=residual, **kwargs, **p.kwargs
+                )
+
+            return (
+                run(),
+                run(gate=gate),
+                run(bias=bias, activation="relu"),
+                run(gate=gate, bias=bias, activation="gelu"),
+            )
+
+        y = _assert_same_bits(products, x, w, residual, gate, bias)[0]
+        plain = ops.matmul(x, w, transpose=transpose, **p.kwargs)
+        np.testing.assert_allclose(
+            problems.as_float64(y),
+            problems.as_float64(plain) + problems.as_float64(residual),
+            rtol=0.02, atol=0.02,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("dtype", problems.dtypes())
 def test_dw_has_the_same_bits(dtype, feature_axis):
     p = _problem(dtype, feature_axis)
     x, _, dy, gate, _ = _inputs(p)
@@ -107,6 +136,24 @@ def test_dw_has_the_same_bits(dtype, feature_axis):
         ]
 
     _assert_same_bits(products, x, dy, gate)
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weight_gradient_of_a_list(dtype, feature_axis):
+    uses = [_problem(dtype=dtype, feature_axis=feature_axis, batch=n) for n in (24, 0, 7, 16)]
+    xs, _, dys, gates, _ = zip(*(_inputs(p) for p in uses))
+    addend = tf.cast(_inputs(uses[0])[1], tf.float32)
+
+    def products(xs, dys, gate, addend):
+        sizes = uses[0].kwargs
+        return [
+            ops.matmul_dw(xs, dys, **sizes),
+            ops.matmul_dw(xs, dys, gate=gate, addend=addend, out_type=tf.float32, **sizes),
+            ops.matmul_dw(xs[1:2], dys[1:2], addend=addend, out_type=tf.float32, **sizes),
+        ]
+
+    _assert_same_bits(products, xs, dys, gates[0], addend)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -183,6 +230,30 @@ def test_large_enough_for_threads():
     )
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "tf32x3"])
+def test_precision(precision):
+    p = _problem(batch=64)
+    x, w, dy, _, _ = _inputs(p)
+    kwargs = dict(p.kwargs, precision=precision)
+    _assert_same_bits(
+        lambda x, w, dy: (ops.matmul(x, w, **kwargs), ops.matmul_dw(x, dy, **kwargs)), x, w, dy
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dense_layout_of_small_blocks(dtype):
+    """On a GPU by the dense matrix, whose scratch memory depends on what else is added."""
+    p = _problem(dtype, batch=1024, block_size=8, layout=np.ones((128, 128), bool))
+    x, w, residual, _, bias = _inputs(p)
+    _assert_same_bits(
+        lambda x, w, bias, residual: [
+            ops.matmul(x, w, **added, **p.kwargs)
+            for added in ({}, {"bias": bias}, {"residual": residual})
+        ],
+        x, w, bias, residual,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_tf32_follows_the_switch(allowed):
     p = _problem(batch=64)
@@ -235,7 +306,7 @@ def test_batch_that_only_the_data_decides():
         def run(x, w, dy, keep):
             x = tf.boolean_mask(x, keep, axis=1 - feature_axis)
             dy = tf.boolean_mask(dy, keep, axis=1 - feature_axis)
-            y = ops.matmul(x, w, **p.kwargs)
+            y = ops.matmul(x, w, residual=dy, **p.kwargs)
             return tf.shape(y), tf.reduce_sum(y), ops.matmul_dw(x, dy, **p.kwargs)
 
         for a, b in zip(run(x, w, dy, keep), _jit(run)(x, w, dy, keep)):
@@ -256,20 +327,24 @@ def test_gradients_have_the_same_bits():
         _assert_same_bits(gradients, x, w, gate, dy)
 
 
+@pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_gradients_through_bias_activation_and_gate(activation):
+def test_gradients_through_bias_activation_and_gate(activation, has_residual):
     p = _problem()
     x, w, dy, gate, bias = _inputs(p)
+    residual = tf.reverse(dy, [0])
 
-    def gradients(x, w, gate, bias, dy):
+    def gradients(x, w, gate, bias, residual, dy):
+        watched = [x, w, gate, bias] + [residual] * has_residual
         with tf.GradientTape() as tape:
-            tape.watch([x, w, gate, bias])
+            tape.watch(watched)
             y = ops.matmul(
-                x, w, gate=gate, bias=bias, activation=activation, gate_grad=True, **p.kwargs
-            )
-        return tape.gradient(y, [x, w, gate, bias], dy)
+                x, w, gate=gate, bias=bias, activation=activation, gate_grad=True,
+                residual=residual if has_residual else None, **p.kwargs,
+            )  # fmt: skip
+        return tape.gradient(y, watched, dy)
 
-    args = (x, w, gate, bias, dy)
+    args = (x, w, gate, bias, residual, dy)
     for a, b in zip(gradients(*args), _jit(gradients)(*args)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from bsparse_tf import argument_checks as checks
 from bsparse_tf import initializers, layouts, native
+from bsparse_tf.activation_gradient import gelu
 from bsparse_tf.keras import layout_argument
 from bsparse_tf.matmul import BlocksparseMatMul
 
@@ -47,6 +48,8 @@ class BlockSparseDense(keras.layers.Layer):
         [blocks, block_size, block_size]. Element by element (L1, L2, NonNeg) they mean what they
         mean for a dense kernel; a norm along an axis is that of one block.
       bias_regularizer, activity_regularizer, bias_constraint: as for Dense.
+      precision: how a GPU multiplies float32 numbers: None (TensorFlow's switch), "float32", "tf32" or
+        "tf32x3"; see `bsparse_tf.ops.matmul`.
       **kwargs: name, dtype, trainable: as for any layer.
 
     Attributes:
@@ -56,7 +59,7 @@ class BlockSparseDense(keras.layers.Layer):
 
     Raises:
       ValueError: if units, or later the inputs, are not a multiple of block_size; if the layout
-        does not fit them.
+        does not fit them; if the precision is not known.
       RuntimeError: if Keras runs on another backend than TensorFlow.
     """
 
@@ -75,6 +78,7 @@ class BlockSparseDense(keras.layers.Layer):
         activity_regularizer=None,
         kernel_constraint=None,
         bias_constraint=None,
+        precision=None,
         **kwargs,
     ):
         if keras.backend.backend() != "tensorflow":
@@ -85,6 +89,7 @@ class BlockSparseDense(keras.layers.Layer):
         checks.check_block_size(block_size)
         feature_axis = 1 if feature_axis == -1 else feature_axis
         checks.check_feature_axis(feature_axis)
+        checks.precision_name(precision)
         out_blocks = checks.count_blocks("units", units, block_size)
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.units = int(units)
@@ -99,6 +104,7 @@ class BlockSparseDense(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.precision = precision
         if isinstance(self.layout, np.ndarray) and self.layout.shape[1] != out_blocks:
             raise ValueError(
                 f"layout has shape {self.layout.shape}, {self.layout.shape[1]} blocks of outputs; "
@@ -144,10 +150,14 @@ class BlockSparseDense(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         fused = self._fused_activation(training)
-        outputs = self.matmul(inputs, self.kernel, bias=self.bias, activation=fused)
-        if fused is None and self.activation is not None:
-            outputs = self.activation(outputs)
-        return outputs
+        outputs = self.matmul(
+            inputs, self.kernel, bias=self.bias, activation=fused, precision=self.precision
+        )
+        if fused is not None or self.activation is None:
+            return outputs
+        if self.activation is keras.activations.gelu:
+            return gelu(outputs)
+        return self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
         shape = list(input_shape)
@@ -181,6 +191,7 @@ class BlockSparseDense(keras.layers.Layer):
             "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "precision": self.precision,
         }
         return {**super().get_config(), **config}
 

@@ -92,9 +92,11 @@ def small_world_lstm(matmuls, weights, norms, m, a, h, c, *, epsilon=1e-6, recom
                 num_operands=count - 1 if recompute else 0,
                 **common,
             )
-            # What the first product multiplied is the state before each step.
-            operands = [tf.concat([h[tf.newaxis], hidden[:-1]], 0)]
+            # What the first product multiplied is the state before each step: two tensors.
+            operands = [[h[tf.newaxis], hidden[:-1]]]
             operands += back.operands if recompute else kept[count:]
+            first, *rest = back.dproducts
+            dproducts = [[first[:1], first[1:]], *rest]
             dweights = [
                 ops.matmul_dw(
                     x,
@@ -105,7 +107,7 @@ def small_world_lstm(matmuls, weights, norms, m, a, h, c, *, epsilon=1e-6, recom
                     out_blocks=matmul.KB,
                     out_type=w.dtype,
                 )
-                for matmul, w, x, dy in zip(matmuls, weights, operands, back.dproducts)
+                for matmul, w, x, dy in zip(matmuls, weights, operands, dproducts)
             ]
             dnorms = [tf.cast(d, gains[0].dtype) for d in (*back.dgain, *back.dbias)]
             return [

@@ -1,27 +1,34 @@
-// What happens to sums on their way to memory: bias, activation, rounding.
+// What happens to sums on their way to memory: bias, activation, residual, rounding.
 //
 // Included once for each instruction set, inside its namespace: hence no include guard.
 
-// gelu(x) = x Phi(x). The tail of the normal distribution is
+// The tail of the normal distribution, of `exponential` = exp(-t^2 / 2):
 //   Phi(-t) = exp(-t^2 / 2) s P(s),  s = 1 / (1 + 0.3 t),  t >= 0,
 // with P a minimax polynomial (relative error 4e-9 for t <= 14; beyond that Phi(-t) is below the
-// smallest float32). Unlike (1 + erf) / 2 this loses nothing where x is negative.
+// smallest float32). Unlike (1 - erf) / 2 this loses nothing where it is small.
 template <class D>
-HWY_INLINE hn::Vec<D> GeluFloat(D d, hn::Vec<D> x) {
+HWY_INLINE hn::Vec<D> NormalTail(D d, hn::Vec<D> t, hn::Vec<D> exponential) {
   constexpr float kP[] = {-0.020613231830845163f, 0.11237796444269284f,  -0.2280726481878083f,
                           0.19158852154408343f,   -0.07925298841209497f, 0.09606083734007358f,
                           0.07842455145625508f,   0.11022754095484937f,  0.11957281558995295f,
                           0.11968663537869f};
   const auto one = hn::Set(d, 1.0f);
-  const auto t = hn::Abs(x);
   const auto s = hn::Div(one, hn::MulAdd(t, hn::Set(d, 0.3f), one));
   auto p = hn::Set(d, kP[0]);
   for (size_t i = 1; i < sizeof(kP) / sizeof(kP[0]); ++i) {
     p = hn::MulAdd(p, s, hn::Set(d, kP[i]));
   }
+  return hn::IfThenElseZero(hn::Le(t, hn::Set(d, 13.0f)),
+                            hn::Mul(exponential, hn::Mul(s, p)));
+}
+
+// gelu(x) = x Phi(x).
+template <class D>
+HWY_INLINE hn::Vec<D> GeluFloat(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0f);
+  const auto t = hn::Abs(x);
   const auto exponential = hn::Exp(d, hn::Mul(hn::Mul(t, t), hn::Set(d, -0.5f)));
-  const auto tail =
-      hn::IfThenElseZero(hn::Le(t, hn::Set(d, 13.0f)), hn::Mul(exponential, hn::Mul(s, p)));
+  const auto tail = NormalTail(d, t, exponential);
   // A NaN is in x itself, whatever became of the tail.
   return hn::Mul(x, hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)));
 }
@@ -60,12 +67,24 @@ void UpdateSums(const Finish<T>& finish, const F& f) {
   }
 }
 
-template <typename Sum, typename T>
-void StoreRows(const Sum* sums, int64_t rows, int64_t columns, T* y, int64_t y_stride) {
+// Sums (rows, columns), as they lie in y, plus the residual if there is one.
+template <typename T>
+void StoreRows(const Finish<T>& finish, const Accumulator<T>* sums, int64_t rows,
+               int64_t columns) {
+  using Sum = Accumulator<T>;
   for (int64_t i = 0; i < rows; ++i) {
-    ForEachVector<Sum>(columns, [&](auto d, int64_t j) HWY_ATTR {
-      StoreAs(d, hn::LoadU(d, sums + i * columns + j), y + i * y_stride + j);
-    });
+    const Sum* row = sums + i * columns;
+    T* y = finish.y + i * finish.y_stride;
+    if (finish.residual == nullptr) {
+      ForEachVector<Sum>(columns, [&](auto d, int64_t j) HWY_ATTR {
+        StoreAs(d, hn::LoadU(d, row + j), y + j);
+      });
+    } else {
+      const T* residual = finish.residual + i * finish.y_stride;
+      ForEachVector<Sum>(columns, [&](auto d, int64_t j) HWY_ATTR {
+        StoreAs(d, hn::Add(hn::LoadU(d, row + j), LoadAs(d, residual + j)), y + j);
+      });
+    }
   }
 }
 
@@ -88,34 +107,37 @@ void FinishSums(const Finish<T>& finish) {
   if (finish.activation == Activation::kGelu) {
     UpdateSums(finish, [](auto d, auto v, int64_t, int64_t) HWY_ATTR { return Gelu(d, v); });
   }
-  if (!finish.transposed) {
-    StoreRows(finish.sums, finish.rows, finish.columns, finish.y, finish.y_stride);
-  } else if constexpr (std::is_same<T, Sum>::value) {
-    // Rows of y one cache line's worth after the other, each as a whole.
-    constexpr int64_t kColumns = 16;
-    for (int64_t j = 0; j < finish.columns; j += kColumns) {
-      TransposeLanes(finish.sums + j, finish.columns, finish.rows,
-                     HWY_MIN(kColumns, finish.columns - j), finish.y + j * finish.y_stride,
-                     finish.y_stride);
+  if (!finish.transposed) return StoreRows(finish, finish.sums, finish.rows, finish.columns);
+  if constexpr (std::is_same<T, Sum>::value) {
+    if (finish.residual == nullptr) {
+      // Rows of y one cache line's worth after the other, each as a whole.
+      constexpr int64_t kColumns = 16;
+      for (int64_t j = 0; j < finish.columns; j += kColumns) {
+        TransposeLanes(finish.sums + j, finish.columns, finish.rows,
+                       HWY_MIN(kColumns, finish.columns - j), finish.y + j * finish.y_stride,
+                       finish.y_stride);
+      }
+      return;
     }
-  } else {
-    TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.workspace,
-                   finish.rows);
-    StoreRows(finish.workspace, finish.columns, finish.rows, finish.y, finish.y_stride);
   }
+  TransposeLanes(finish.sums, finish.columns, finish.rows, finish.columns, finish.workspace,
+                 finish.rows);
+  StoreRows(finish, finish.workspace, finish.columns, finish.rows);
 }
 
 template <typename T, typename Out>
-void ScaleSums(const Accumulator<T>* sums, int64_t size, float scale, Out* out) {
+void ScaleSums(const Accumulator<T>* sums, int64_t size, float scale, const Out* addend,
+               Out* out) {
   using Sum = Accumulator<T>;
   ForEachVector<Sum>(size, [&](auto d, int64_t i) HWY_ATTR {
     const auto scaled = hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, static_cast<Sum>(scale)));
     if constexpr (std::is_same<Sum, double>::value && std::is_same<Out, float>::value) {
       for (size_t lane = 0; lane < hn::Lanes(d); ++lane) {
-        out[i + lane] = static_cast<float>(sums[i + lane] * static_cast<double>(scale));
+        const double sum = sums[i + lane] * static_cast<double>(scale);
+        out[i + lane] = static_cast<float>(addend == nullptr ? sum : sum + addend[i + lane]);
       }
     } else {
-      StoreAs(d, scaled, out + i);
+      StoreAs(d, addend == nullptr ? scaled : hn::Add(scaled, LoadAs(d, addend + i)), out + i);
     }
   });
 }

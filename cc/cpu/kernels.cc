@@ -36,6 +36,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 #include "cc/cpu/finish-inl.h"
 #include "cc/cpu/layer_norm-inl.h"
 #include "cc/cpu/lstm_gates-inl.h"
+#include "cc/cpu/activation_grad-inl.h"
 
 template <class D>
 struct MulAddOps {
@@ -126,7 +127,9 @@ AllKernels ThisTarget() {
            GateKernelsFor<Float16, Float16>(),
            GateKernelsFor<Float16, float>(),
            GateKernelsFor<BFloat16, BFloat16>(),
-           GateKernelsFor<BFloat16, float>()}};
+           GateKernelsFor<BFloat16, float>()},
+          {ActivationGradUnits<float>, ActivationGradUnits<double>, ActivationGradUnits<Float16>,
+           ActivationGradUnits<BFloat16>}};
 }
 
 }  // namespace HWY_NAMESPACE

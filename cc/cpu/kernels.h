@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cc/cpu/activation_grad_kernels.h"
 #include "cc/cpu/dtype.h"
 #include "cc/cpu/recurrent_kernels.h"
 #include "cc/plan/types.h"
@@ -95,7 +96,7 @@ struct WeightBlock {
   float gate = 1.0f;
 };
 
-// y = activation(sums + bias), rounded to T.
+// y = activation(sums + bias) + residual, rounded to T.
 template <typename T>
 struct Finish {
   Accumulator<T>* sums = nullptr;  // (rows, columns); clobbered
@@ -104,6 +105,7 @@ struct Finish {
   const T* row_bias = nullptr;     // (rows) or null
   const T* column_bias = nullptr;  // (columns) or null
   Activation activation = Activation::kNone;
+  const T* residual = nullptr;          // like y, or null; may be y
   Accumulator<T>* workspace = nullptr;  // (rows, columns), needed only if `transposed`
   T* y = nullptr;                       // y[i * y_stride + j], transposed: y[j * y_stride + i]
   int64_t y_stride = 0;
@@ -118,9 +120,11 @@ struct Kernels {
   void (*pack)(const Pack<T, Elem>& pack);
   void (*prepare_weights)(const WeightBlock& block, Elem* out);
   void (*finish)(const Finish<T>& finish);
-  // out[i] = sums[i] * scale, rounded; for weight gradients. The second is for float32 gradients.
-  void (*scale)(const Accumulator<T>* sums, int64_t size, float scale, T* out);
-  void (*scale_to_float)(const Accumulator<T>* sums, int64_t size, float scale, float* out);
+  // out[i] = sums[i] * scale + addend[i], rounded; for weight gradients. The addend may be null, or
+  // `out`. The second is for float32 gradients.
+  void (*scale)(const Accumulator<T>* sums, int64_t size, float scale, const T* addend, T* out);
+  void (*scale_to_float)(const Accumulator<T>* sums, int64_t size, float scale,
+                         const float* addend, float* out);
 };
 
 struct AllKernels {
@@ -131,6 +135,7 @@ struct AllKernels {
   Kernels<BFloat16, float> bfloat16;
   Kernels<BFloat16, BFloat16Pair> bfloat16_pairs;  // `multiply` is null without the instruction
   RecurrentKernels recurrent;
+  ActivationGradKernels activation_grad;
 };
 
 // For each instruction set that this machine and this build have in common, the best first.

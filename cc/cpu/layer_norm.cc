@@ -21,11 +21,6 @@ LayerNorm<T> TaskOf(const CpuLayerNormShape& shape) {
   return norm;
 }
 
-// Whether parameters are stored in the type that activations are summed in.
-bool ParametersAreWide(const CpuLayerNormShape& shape) {
-  return shape.param_dtype == DType::kFloat32 || shape.param_dtype == DType::kFloat64;
-}
-
 int64_t CyclesPerUnit(const CpuLayerNormShape& shape, int64_t units, int64_t cycles) {
   return units == 0 ? 1 : shape.batch * shape.features / units * cycles + 1;
 }
@@ -35,8 +30,8 @@ void Forward(const CpuLayerNormArgs& args, const LayerNormKernels<T>& kernels,
              const ParallelFor& parallel_for) {
   using Sum = Accumulator<T>;
   const CpuLayerNormShape& shape = args.shape;
-  const WidenedVector<T> gain(args.gain, ParametersAreWide(shape), shape.features);
-  const WidenedVector<T> bias(args.bias, ParametersAreWide(shape), shape.features);
+  const WidenedVector<T> gain(args.gain, IsWide(shape.param_dtype), shape.features);
+  const WidenedVector<T> bias(args.bias, IsWide(shape.param_dtype), shape.features);
   LayerNorm<T> norm = TaskOf<T>(shape);
   norm.epsilon = args.epsilon;
   norm.x = static_cast<const T*>(args.x);
@@ -54,7 +49,7 @@ void Backward(const CpuLayerNormGradArgs& args, const LayerNormKernels<T>& kerne
               const ParallelFor& parallel_for) {
   using Sum = Accumulator<T>;
   const CpuLayerNormShape& shape = args.shape;
-  const bool is_wide = ParametersAreWide(shape);
+  const bool is_wide = IsWide(shape.param_dtype);
   const WidenedVector<T> gain(args.gain, is_wide, shape.features);
   const WidenedVector<T> bias(args.bias, is_wide, shape.features);
   const VectorToNarrow<T> dgain(args.dgain, is_wide, shape.features);

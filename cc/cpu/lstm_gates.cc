@@ -10,8 +10,6 @@ namespace {
 constexpr int64_t kForwardCycles = 15;
 constexpr int64_t kBackwardCycles = 20;
 
-bool IsWide(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }
-
 template <typename T, typename C>
 void Run(const CpuLstmGatesArgs& args, const LstmGatesKernels<T, C>& kernels, bool backward,
          const ParallelFor& parallel_for) {

@@ -372,8 +372,10 @@ template <typename T, typename Elem>
 void Matmul<T, Elem>::RunPanel(const Section& panel, const Operand& x, int32_t first_column,
                                int32_t last_column, Workspace* workspace) const {
   const bool stores_transposed = panel.wide == features_last_;
+  // A residual may be in y's memory, and is then still needed.
   const bool sums_in_y = std::is_same<T, Sum>::value && args_.bias == nullptr &&
-                         args_.activation == Activation::kNone && !stores_transposed;
+                         args_.activation == Activation::kNone && args_.residual == nullptr &&
+                         !stores_transposed;
   const int64_t y_stride = features_last_ ? out_ : batch_;
   // Columns of 8 outputs that are stored transposed are stored together, so that cache lines of y
   // are written as a whole.
@@ -407,6 +409,9 @@ void Matmul<T, Elem>::RunPanel(const Section& panel, const Operand& x, int32_t f
       (panel.wide ? finish.row_bias : finish.column_bias) = bias;
     }
     finish.activation = args_.activation;
+    if (args_.residual != nullptr) {
+      finish.residual = static_cast<const T*>(args_.residual) + (y - static_cast<T*>(args_.y));
+    }
     finish.workspace = workspace->finish.get();
     finish.y = y;
     finish.y_stride = y_stride;

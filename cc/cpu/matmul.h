@@ -6,6 +6,7 @@
 #define BSPARSE_CC_CPU_MATMUL_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "cc/cpu/parallel_for.h"
 #include "cc/plan/block_index.h"
@@ -14,7 +15,7 @@
 namespace bsparse {
 
 struct CpuMatmulArgs {
-  DType dtype;         // of x, y and bias: float32, float16, bfloat16 or float64
+  DType dtype;         // of x, y, bias and residual: float32, float16, bfloat16 or float64
   DType weight_dtype;  // of w: `dtype`, or float32 with 16-bit `dtype` (then rounded to `dtype`)
   Activation activation = Activation::kNone;
   int block_size = 0;
@@ -26,22 +27,30 @@ struct CpuMatmulArgs {
   const void* w = nullptr;            // (blocks, bs, bs)
   const float* gate = nullptr;        // (blocks) or null; scales a block, 0 skips it
   const void* bias = nullptr;         // (out) or null
+  const void* residual = nullptr;     // like y, or null; added after the activation; may be y
   void* y = nullptr;                  // (batch, out) or (out, batch); wholly written
 };
 
 void CpuMatmul(const CpuMatmulArgs& args, const ParallelFor& parallel_for);
 
+// Activations and the gradients that come back for them: of one use of the weights.
+struct CpuDwPair {
+  const void* x;   // (batch, in) or (in, batch)
+  const void* dy;  // (batch, out) or (out, batch)
+  int64_t batch;
+};
+
+// dw[b] = gate[b] * (sum over pairs of x^T dy) + addend[b].
 struct CpuMatmulDwArgs {
   DType dtype;      // of x and dy
   DType out_dtype;  // of dw: `dtype`, or float32
   int block_size = 0;
   int feature_axis = 1;
-  int64_t batch = 0;
   const BlockIndex* index = nullptr;  // of the forward product
-  const void* x = nullptr;
-  const void* dy = nullptr;
-  const float* gate = nullptr;  // (blocks) or null; scales a block, 0 leaves zeros
-  void* dw = nullptr;           // (blocks, bs, bs); wholly written
+  std::vector<CpuDwPair> pairs;
+  const float* gate = nullptr;    // (blocks) or null; scales a block, 0 leaves zeros
+  const void* addend = nullptr;   // like dw, or null; may be dw
+  void* dw = nullptr;             // (blocks, bs, bs); wholly written
 };
 
 void CpuMatmulDw(const CpuMatmulDwArgs& args, const ParallelFor& parallel_for);

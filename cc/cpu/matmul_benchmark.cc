@@ -154,13 +154,11 @@ void Measure(const Case& c, int64_t size, int64_t batch, double density, int num
     args.dtype = args.out_dtype = c.dtype;
     args.block_size = c.block_size;
     args.feature_axis = c.feature_axis;
-    args.batch = batch;
     args.index = &index;
     args.dw = w.data();
     seconds = BestTime([&] {
       turn = (turn + 1) % kActivations;
-      args.x = xs[turn].data();
-      args.dy = ys[turn].data();
+      args.pairs = {{xs[turn].data(), ys[turn].data(), batch}};
       CpuMatmulDw(args, parallel_for);
     });
   } else {

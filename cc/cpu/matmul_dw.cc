@@ -27,7 +27,8 @@ constexpr int64_t kWholeLines = 128;            // bytes
 template <typename T, typename Elem, typename Out>
 class MatmulDw {
  public:
-  using Scale = void (*)(const Accumulator<T>* sums, int64_t size, float scale, Out* out);
+  using Scale = void (*)(const Accumulator<T>* sums, int64_t size, float scale, const Out* addend,
+                         Out* out);
 
   MatmulDw(const CpuMatmulDwArgs& args, const Kernels<T, Elem>& kernels, Scale scale,
            const ParallelFor& parallel_for)
@@ -37,10 +38,10 @@ class MatmulDw {
         parallel_for_(parallel_for),
         index_(*args.index),
         bs_(args.block_size),
-        batch_(args.batch),
         features_last_(args.feature_axis == 1),
         in_eights_(bs_ == 8 && kernels.multiply_eights != nullptr),
         packs_x_(PacksX()),
+        sums_in_dw_(std::is_same<Sum, Out>::value && args.addend == nullptr),
         packs_dy_first_(features_last_ &&
                         bs_ * static_cast<int64_t>(sizeof(T)) < kWholeLines) {
     columns_.reserve(index_.num_blocks());
@@ -50,21 +51,21 @@ class MatmulDw {
   }
 
   void Run() const {
-    if (batch_ == 0) {
-      std::fill_n(static_cast<Out*>(args_.dw), index_.num_blocks() * bs_ * bs_, Out{});
+    const std::vector<Round> rounds = Rounds();
+    if (rounds.empty()) {
+      for (int64_t b = 0; b < index_.num_blocks(); ++b) LeaveAddend(b);
       return;
     }
-    const Pieces rounds(batch_, kRoundBatch, 2 * kPairing);
-    const int64_t panel = PanelSize({0, std::min(batch_, kRoundBatch), true, true});
+    int64_t panel = 0;
+    for (const Round& round : rounds) panel = std::max(panel, PanelSize(round));
     const Scratch<Elem> x(packs_x_ ? index_.in_blocks() * panel : 0);
     const Scratch<Elem> dy(packs_dy_first_ ? index_.out_blocks() * panel : 0);
     // Sums outlive a round only if there are several, and dw itself cannot hold them.
-    const bool keeps_sums = rounds.count > 1 && !kSumsInDw;
+    const bool keeps_sums = rounds.size() > 1 && !sums_in_dw_;
     const Scratch<Sum> kept_sums(keeps_sums ? index_.num_blocks() * bs_ * bs_ : 0);
-    for (int64_t r = 0; r < rounds.count; ++r) {
-      const Round round{rounds.Begin(r), rounds.End(r), r == 0, r + 1 == rounds.count};
-      if (packs_x_) PackPanels(round, args_.x, index_.in_blocks(), x.get());
-      if (packs_dy_first_) PackPanels(round, args_.dy, index_.out_blocks(), dy.get());
+    for (const Round& round : rounds) {
+      if (packs_x_) PackPanels(round, round.pair->x, index_.in_blocks(), x.get());
+      if (packs_dy_first_) PackPanels(round, round.pair->dy, index_.out_blocks(), dy.get());
       AddProducts(round, x.get(), dy.get(), keeps_sums ? kept_sums.get() : nullptr);
     }
   }
@@ -72,14 +73,26 @@ class MatmulDw {
  private:
   using Sum = Accumulator<T>;
   static constexpr int64_t kPairing = std::is_same<Elem, BFloat16Pair>::value ? 2 : 1;
-  static constexpr bool kSumsInDw = std::is_same<Sum, Out>::value;
 
   struct Round {
     int64_t depth() const { return CeilDiv(end - begin, kPairing); }
 
-    int64_t begin, end;  // of the batch
-    bool first, last;
+    const CpuDwPair* pair;
+    int64_t begin, end;  // of the pair's batch
+    bool first, last;    // of all
   };
+
+  std::vector<Round> Rounds() const {
+    std::vector<Round> rounds;
+    for (const CpuDwPair& pair : args_.pairs) {
+      const Pieces pieces(pair.batch, kRoundBatch, 2 * kPairing);
+      for (int64_t r = 0; pair.batch > 0 && r < pieces.count; ++r) {
+        rounds.push_back({&pair, pieces.Begin(r), pieces.End(r), rounds.empty(), false});
+      }
+    }
+    if (!rounds.empty()) rounds.back().last = true;
+    return rounds;
+  }
 
   int64_t PanelSize(const Round& round) const {
     return (in_eights_ ? CeilDiv(round.depth(), 2) * 2 : round.depth()) * bs_;
@@ -89,12 +102,31 @@ class MatmulDw {
     return args_.gate == nullptr ? 1.0f : args_.gate[weight_block];
   }
 
+  const Out* Addend(int64_t weight_block) const {
+    return args_.addend == nullptr
+               ? nullptr
+               : static_cast<const Out*>(args_.addend) + weight_block * bs_ * bs_;
+  }
+
+  // dw of a block to whose sum nothing is added.
+  void LeaveAddend(int64_t weight_block) const {
+    Out* dw = static_cast<Out*>(args_.dw) + weight_block * bs_ * bs_;
+    const Out* addend = Addend(weight_block);
+    if (addend == nullptr) {
+      std::fill_n(dw, bs_ * bs_, Out{});
+    } else if (addend != dw) {
+      std::copy_n(addend, bs_ * bs_, dw);
+    }
+  }
+
   bool PacksX() const {
     if (features_last_ || !(std::is_same<T, Elem>::value || kPairing == 2)) return true;
-    if (batch_ % (in_eights_ ? 2 * kPairing : kPairing) != 0) return true;
-    // Rows far apart fall on few sets of the caches.
-    return bs_ * kPairing < kLargeBlock &&
-           batch_ * static_cast<int64_t>(sizeof(T)) > kLongestDirectStride;
+    return std::any_of(args_.pairs.begin(), args_.pairs.end(), [this](const CpuDwPair& pair) {
+      if (pair.batch % (in_eights_ ? 2 * kPairing : kPairing) != 0) return true;
+      // Rows far apart fall on few sets of the caches.
+      return bs_ * kPairing < kLargeBlock &&
+             pair.batch * static_cast<int64_t>(sizeof(T)) > kLongestDirectStride;
+    });
   }
 
   void Pack(const Round& round, const void* activations, int64_t features, int64_t first_block,
@@ -111,8 +143,10 @@ class MatmulDw {
   const Scale scale_;
   const ParallelFor& parallel_for_;
   const BlockIndex& index_;
-  const int64_t bs_, batch_;
-  const bool features_last_, in_eights_, packs_x_, packs_dy_first_;
+  const int64_t bs_;
+  const bool features_last_, in_eights_, packs_x_;
+  const bool sums_in_dw_;  // dw can hold them, and nothing else is to be read there
+  const bool packs_dy_first_;
   std::vector<int32_t> columns_;  // the output column of each entry of the index
 };
 
@@ -122,9 +156,10 @@ void MatmulDw<T, Elem, Out>::Pack(const Round& round, const void* activations, i
                                   int64_t first_block, int64_t blocks, Elem* panels) const {
   bsparse::Pack<T, Elem> pack;
   const int64_t feature = first_block * bs_;
-  pack.in_stride = features_last_ ? features : batch_;
-  pack.in = static_cast<const T*>(activations) +
-            (features_last_ ? round.begin * features + feature : feature * batch_ + round.begin);
+  pack.in_stride = features_last_ ? features : round.pair->batch;
+  pack.in = static_cast<const T*>(activations) + (features_last_
+                                                      ? round.begin * features + feature
+                                                      : feature * round.pair->batch + round.begin);
   pack.transposed = !features_last_;
   pack.in_eights = in_eights_;
   pack.out = panels;
@@ -159,7 +194,7 @@ void MatmulDw<T, Elem, Out>::Multiply(const Round& round, const Elem* x, const E
   product.depth = round.depth();
   product.ahead_bytes = round.depth() * bs_ * sizeof(Elem);
   product.a = x;
-  product.a_row_stride = packs_x_ ? 1 : batch_ / kPairing;
+  product.a_row_stride = packs_x_ ? 1 : round.pair->batch / kPairing;
   product.a_depth_stride = packs_x_ ? bs_ : 1;
   product.b = dy;
   product.b_stride = bs_;
@@ -177,7 +212,7 @@ template <typename T, typename Elem, typename Out>
 void MatmulDw<T, Elem, Out>::MultiplyEights(const Round& round, const Elem* x, const Elem* next_x,
                                             const Elem* dy, Sum* sums) const {
   ProductOfEights<Elem> product;
-  product.a_row_stride = packs_x_ ? 1 : batch_ / kPairing / 2;
+  product.a_row_stride = packs_x_ ? 1 : round.pair->batch / kPairing / 2;
   product.a_depth_stride = packs_x_ ? 8 : 1;
   product.c = sums;
   // Two chains at a time, as steps of depth go in twos.
@@ -198,8 +233,9 @@ void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* packed_
                                          const Elem* packed_dy, Sum* kept_sums) const {
   const int64_t block_size = bs_ * bs_;
   const int64_t panel = PanelSize(round);
-  const Elem* x = packs_x_ ? packed_x : static_cast<const Elem*>(args_.x) + round.begin / kPairing;
-  const int64_t x_stride = packs_x_ ? panel : bs_ * (batch_ / kPairing);
+  const CpuDwPair& pair = *round.pair;
+  const Elem* x = packs_x_ ? packed_x : static_cast<const Elem*>(pair.x) + round.begin / kPairing;
+  const int64_t x_stride = packs_x_ ? panel : bs_ * (pair.batch / kPairing);
   parallel_for_(index_.num_blocks(), block_size * (round.depth() + 8) / 16,
                 [&](int64_t first, int64_t last) {
     const Scratch<Sum> scratch(block_size);
@@ -210,17 +246,19 @@ void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* packed_
       Out* dw = static_cast<Out*>(args_.dw) + entry.weight_block * block_size;
       const float gate = Gate(entry.weight_block);
       if (gate == 0.0f) {
-        std::fill(dw, dw + block_size, Out{});
+        if (round.last) LeaveAddend(entry.weight_block);
         continue;
       }
       Sum* sums = kept_sums != nullptr ? kept_sums + entry.weight_block * block_size
                                        : scratch.get();
-      if constexpr (kSumsInDw) sums = dw;
+      if constexpr (std::is_same<Sum, Out>::value) {
+        if (sums_in_dw_) sums = dw;
+      }
       const int32_t column = columns_[e];
       const Elem* dy = packed_dy + column * panel;
       if (!packs_dy_first_) {
         if (column != packed_column) {
-          Pack(round, args_.dy, index_.out_blocks() * bs_, column, 1, panel_of_column.get());
+          Pack(round, pair.dy, index_.out_blocks() * bs_, column, 1, panel_of_column.get());
         }
         packed_column = column;
         dy = panel_of_column.get();
@@ -231,7 +269,9 @@ void MatmulDw<T, Elem, Out>::AddProducts(const Round& round, const Elem* packed_
       } else {
         Multiply(round, x + entry.in_block * x_stride, x + next * x_stride, dy, sums);
       }
-      if (round.last && (!kSumsInDw || gate != 1.0f)) scale_(sums, block_size, gate, dw);
+      if (round.last && (!sums_in_dw_ || gate != 1.0f)) {
+        scale_(sums, block_size, gate, Addend(entry.weight_block), dw);
+      }
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <random>
 #include <string>
@@ -176,6 +177,7 @@ struct Options {
   bool transpose = false;
   bool gated = false;
   bool biased = false;
+  bool has_residual = false;
   int64_t batch = 0;
 };
 
@@ -193,7 +195,8 @@ struct Problem {
         dy(RandomArray(chosen.dtype, out * chosen.batch, &random)),
         w(RandomArray(chosen.float32_weights ? DType::kFloat32 : chosen.dtype,
                       blocks * chosen.block_size * chosen.block_size, &random)),
-        bias(RandomArray(chosen.dtype, out, &random)) {
+        bias(RandomArray(chosen.dtype, out, &random)),
+        residual(RandomArray(chosen.dtype, out * chosen.batch, &random)) {
     for (int64_t b = 0; b < blocks; ++b) gate.push_back(b % 3 == 1 ? 0.0f : 0.3f + 0.1f * b);
   }
 
@@ -205,6 +208,12 @@ struct Problem {
   }
 
   Array Multiply(const ParallelFor& parallel_for = Serial) const {
+    Array y(options.dtype, out * options.batch);
+    MultiplyInto(options.has_residual ? residual.data() : nullptr, &y, parallel_for);
+    return y;
+  }
+
+  void MultiplyInto(const void* added, Array* y, const ParallelFor& parallel_for) const {
     CpuMatmulArgs args;
     args.dtype = options.dtype;
     args.weight_dtype = options.float32_weights ? DType::kFloat32 : options.dtype;
@@ -218,10 +227,9 @@ struct Problem {
     args.w = w.data();
     args.gate = options.gated ? gate.data() : nullptr;
     args.bias = options.biased ? bias.data() : nullptr;
-    Array y(options.dtype, out * options.batch);
-    args.y = y.data();
+    args.residual = added;
+    args.y = y->data();
     CpuMatmul(args, parallel_for);
-    return y;
   }
 
   Array MultiplyDw(bool float32_out, const ParallelFor& parallel_for = Serial) const {
@@ -230,10 +238,8 @@ struct Problem {
     args.out_dtype = float32_out ? DType::kFloat32 : options.dtype;
     args.block_size = options.block_size;
     args.feature_axis = options.feature_axis;
-    args.batch = options.batch;
     args.index = &index;
-    args.x = x.data();
-    args.dy = dy.data();
+    args.pairs = {{x.data(), dy.data(), options.batch}};
     args.gate = options.gated ? gate.data() : nullptr;
     Array dw(args.out_dtype, blocks * options.block_size * options.block_size);
     args.dw = dw.data();
@@ -263,7 +269,7 @@ struct Problem {
   int64_t blocks;
   BlockIndex index;
   int64_t in, out;
-  Array x, dy, w, bias;
+  Array x, dy, w, bias, residual;
   std::vector<float> gate;
 };
 
@@ -306,11 +312,14 @@ void ExpectForwardIsRight(const Problem& problem) {
     for (int64_t n = 0; n < options.batch; ++n) {
       for (int64_t j = 0; j < bs; ++j) {
         const double bias = options.biased ? problem.bias[k * bs + j] : 0;
-        const double want = Activate(sums[n * bs + j] + bias, options.activation);
-        const double got = y[problem.YAt(n, k * bs + j)];
+        const int64_t place = problem.YAt(n, k * bs + j);
+        const double residual = options.has_residual ? problem.residual[place] : 0;
+        const double want = Activate(sums[n * bs + j] + bias, options.activation) + residual;
+        const double got = y[place];
         // The last term is gelu's own error, and 16-bit numbers near zero.
         const double bound = 1.01 * RoundingUnit(options.dtype) * std::abs(want) +
-                             16 * unit * (sizes[n * bs + j] + std::abs(bias)) + 2e-38 +
+                             16 * unit * (sizes[n * bs + j] + std::abs(bias) +
+                                          std::abs(residual)) + 2e-38 +
                              (options.dtype == DType::kFloat16 ? 0x1p-25 : 0);
         ASSERT_NEAR(got, want, bound) << "at n=" << n << " output " << k * bs + j;
       }
@@ -361,6 +370,38 @@ TEST_P(EveryProduct, ForwardAgreesWithLoops) {
     options.float32_weights = Is16Bit(options.dtype) && seed % 4 >= 2;
     SCOPED_TRACE("batch " + std::to_string(batch));
     ExpectForwardIsRight(Problem(options, 5, 4, 0.6, ++seed));
+  }
+}
+
+TEST_P(EveryProduct, ResidualIsAddedBeforeRounding) {
+  Options options = Chosen();
+  options.has_residual = true;
+  int seed = 0;
+  for (const int64_t batch : {1, 5, 16, 53}) {
+    if (!IsBestTarget() && batch != 53) continue;
+    options.batch = batch;
+    for (const Activation activation : kActivations) {
+      options.activation = activation;
+      options.biased = seed % 2 == 1;
+      options.gated = seed % 4 >= 2;
+      SCOPED_TRACE("batch " + std::to_string(batch));
+      ExpectForwardIsRight(Problem(options, 5, 4, 0.6, ++seed));
+    }
+  }
+}
+
+TEST_P(EveryProduct, OutputMayReplaceTheResidual) {
+  Options options = Chosen();
+  options.has_residual = true;
+  for (const int64_t batch : {1, 19, 200}) {
+    options.batch = batch;
+    const Problem problem(options, 6, 7, 0.5, 3);
+    const Array apart = problem.Multiply();
+    for (const ParallelFor& parallel_for : {ParallelFor(Serial), ParallelFor(ThreeThreads)}) {
+      Array y = problem.residual;
+      problem.MultiplyInto(y.data(), &y, parallel_for);
+      EXPECT_TRUE(apart.SameBits(y));
+    }
   }
 }
 
@@ -423,6 +464,66 @@ TEST_P(EveryProduct, DwAgreesWithLoops) {
                                (options.dtype == DType::kFloat16 ? 0x1p-25 : 0);
           ASSERT_NEAR(dw[(b * bs + i) * bs + j], gate * sum, bound)
               << "at block " << b << " (" << i << ", " << j << ")";
+        }
+      }
+    }
+  }
+}
+
+// The gradient of a batch in several pieces, one of them empty, upon an addend that is dw itself.
+TEST_P(EveryProduct, DwSumsPairsUponItsAddend) {
+  Options options = Chosen();
+  if (options.transpose) return;
+  const int64_t bs = options.block_size;
+  for (const bool gated : {false, true}) {
+    for (const std::vector<int64_t>& batches :
+         {std::vector<int64_t>{0, 0}, {19}, {16, 0, 3, 8}, {1, 530}}) {
+      if (batches.back() == 530 && (bs > 16 || !IsBestTarget())) continue;
+      for (const bool float32_out : {false, true}) {
+        if (float32_out && !Is16Bit(options.dtype)) continue;
+        CpuMatmulDwArgs args;
+        std::deque<Problem> problems;
+        for (const int64_t batch : batches) {
+          options.batch = batch;
+          options.gated = gated;
+          problems.emplace_back(options, 3, 2, 0.7, 21);  // of one layout
+          Problem& problem = problems.back();
+          args.pairs.push_back({problem.x.data(), problem.dy.data(), batch});
+        }
+        const Problem& first = problems.front();
+        args.dtype = options.dtype;
+        args.out_dtype = float32_out ? DType::kFloat32 : options.dtype;
+        args.block_size = options.block_size;
+        args.feature_axis = options.feature_axis;
+        args.index = &first.index;
+        args.gate = gated ? first.gate.data() : nullptr;
+        std::mt19937 random(5);
+        const Array addend = RandomArray(args.out_dtype, first.blocks * bs * bs, &random);
+        Array dw = addend;
+        args.dw = dw.data();
+        args.addend = args.dw;
+        CpuMatmulDw(args, ThreeThreads);
+        ASSERT_TRUE(dw.GuardIntact());
+        const double unit = options.dtype == DType::kFloat64 ? 0x1p-53 : 0x1p-24;
+        for (int64_t b = 0; b < first.blocks; ++b) {
+          const double gate = gated ? first.gate[b] : 1;
+          for (int64_t e = 0; e < bs * bs; ++e) {
+            double sum = 0, size = 0;
+            for (const Problem& p : problems) {
+              for (int64_t n = 0; n < p.options.batch; ++n) {
+                const double product = p.x[p.XAt(n, p.coords[2 * b] * bs + e / bs)] *
+                                       p.dy[p.YAt(n, p.coords[2 * b + 1] * bs + e % bs)];
+                sum += product;
+                size += std::abs(product);
+              }
+            }
+            const double truth = gate * sum + addend[b * bs * bs + e];
+            const double bound = 1.01 * RoundingUnit(args.out_dtype) * std::abs(truth) +
+                                 16 * unit * (gate * size + std::abs(addend[b * bs * bs + e])) +
+                                 (options.dtype == DType::kFloat16 ? 0x1p-25 : 0);
+            ASSERT_NEAR(dw[b * bs * bs + e], truth, bound)
+                << "at block " << b << ", element " << e << ", of " << batches.size() << " pairs";
+          }
         }
       }
     }

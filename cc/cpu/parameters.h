@@ -6,8 +6,12 @@
 
 #include "cc/cpu/dtype.h"
 #include "cc/cpu/scratch.h"
+#include "cc/plan/types.h"
 
 namespace bsparse {
+
+// Whether numbers of a type are stored in the type that activations are summed in.
+inline bool IsWide(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }
 
 // A vector in the type that T's are summed in; converted if it is not stored so.
 template <typename T>

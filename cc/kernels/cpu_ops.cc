@@ -29,6 +29,7 @@ class MatmulCpuOp final : public MatmulOpBase {
     args.w = Data(call.w);
     args.gate = static_cast<const float*>(Data(call.gate));
     args.bias = Data(call.bias);
+    args.residual = Data(call.residual);
     args.y = MutableData(call.y);
     CpuMatmul(args, OverThreadPool(ctx));
     return absl::OkStatus();
@@ -46,11 +47,12 @@ class MatmulDwCpuOp final : public MatmulDwOpBase {
     args.out_dtype = out_dtype_;
     args.block_size = attrs_.block_size;
     args.feature_axis = attrs_.feature_axis;
-    args.batch = call.batch;
     args.index = &call.plans->index(/*transpose=*/false);
-    args.x = Data(call.x);
-    args.dy = Data(call.dy);
+    for (const Pair& pair : call.pairs) {
+      args.pairs.push_back({Data(pair.x), Data(pair.dy), pair.batch});
+    }
     args.gate = static_cast<const float*>(Data(call.gate));
+    args.addend = Data(call.addend);
     args.dw = MutableData(call.dw);
     CpuMatmulDw(args, OverThreadPool(ctx));
     return absl::OkStatus();

@@ -62,13 +62,14 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   request.block_size = product.block_size;
   request.feature_axis = product.feature_axis;
   request.is_dw = product.is_dw;
-  request.allow_tf32 = product.allow_tf32;
+  request.float32_math = product.float32_math;
   request.gated = product.gated;
   request.aligned = product.aligned;
   request.in_blocks = product.in_blocks;
   request.out_blocks = product.out_blocks;
   request.density = static_cast<float>(product.density);
   request.batch = product.batch;
+  request.num_pairs = product.num_pairs;
   bsparse_device device;
   bsparse_tile tile;
   GpuStatus status = ToCudaDType(product.dtype, &request.dtype);

@@ -30,13 +30,20 @@ struct GpuProduct {
   int feature_axis;
   int64_t batch;
   bool is_dw;
-  bool allow_tf32;
+  bsparse_float32_math float32_math;
   bool gated;
   bool aligned;  // activations lie at multiples of 16 bytes
   int in_blocks;
   int out_blocks;
   double density;
+  int num_pairs = 1;  // of dw
 };
+
+// With features first the copy engine wants batches that are multiples of 8. The library sees to one
+// pair's itself, and says so; of several it is told their sum.
+constexpr bool BatchIsAligned(int64_t batch, int num_pairs, int feature_axis) {
+  return num_pairs == 1 || feature_axis == 1 || batch % 8 == 0;
+}
 
 // What the planner must know for a product on the device that is current on this thread.
 GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product, PlanTarget* target);

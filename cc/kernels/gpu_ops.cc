@@ -2,13 +2,15 @@
 
 #include <memory>
 
+#include "absl/algorithm/container.h"
+#include "absl/types/span.h"
 #include "cc/kernels/device_tables.h"
+#include "cc/kernels/float32_math.h"
 #include "cc/kernels/gpu_context.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
 #include "cc/kernels/product_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/tensor_float_32_utils.h"
 
 namespace bsparse {
 namespace {
@@ -18,7 +20,7 @@ using tensorflow::Tensor;
 
 // For the copy engine. A slice of a tensor may begin anywhere.
 bool IsAligned(const Tensor* tensor) {
-  return reinterpret_cast<uintptr_t>(tensor->tensor_data().data()) % 16 == 0;
+  return tensor == nullptr || reinterpret_cast<uintptr_t>(tensor->tensor_data().data()) % 16 == 0;
 }
 
 class MatmulGpuOp final : public MatmulOpBase {
@@ -33,8 +35,8 @@ class MatmulGpuOp final : public MatmulOpBase {
     TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
-         tensorflow::tensor_float_32_execution_enabled(), call.gate != nullptr,
-         IsAligned(call.x) && IsAligned(call.y),
+         Float32Math(attrs_.precision), call.gate != nullptr,
+         IsAligned(call.x) && IsAligned(call.y) && IsAligned(call.residual),
          transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
          transpose_ ? attrs_.in_blocks : attrs_.out_blocks, call.plans->density()},
         &target)));
@@ -53,13 +55,14 @@ class MatmulGpuOp final : public MatmulOpBase {
     args.transpose = transpose_;
     args.in_blocks = transpose_ ? attrs_.out_blocks : attrs_.in_blocks;
     args.out_blocks = transpose_ ? attrs_.in_blocks : attrs_.out_blocks;
-    args.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
+    args.float32_math = Float32Math(attrs_.precision);
     args.batch = call.batch;
     args.settled = BSPARSE_SETTLED_PLAN;  // its tables came by a copy
     args.x = Data(call.x);
     args.w = Data(call.w);
     args.gate = Data<float>(call.gate);
     args.bias = Data(call.bias);
+    args.residual = Data(call.residual);
     args.y = const_cast<void*>(Data(call.y));
     args.plan = DevicePlan(*plan, call.w->dim_size(0), Data<int32_t>(&tables));
     Scratch scratch(ctx);
@@ -80,9 +83,9 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
     TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/true,
-         tensorflow::tensor_float_32_execution_enabled(), call.gate != nullptr,
-         IsAligned(call.x) && IsAligned(call.dy), attrs_.in_blocks,
-         attrs_.out_blocks, call.plans->density()},
+         Float32Math(attrs_.precision), call.gate != nullptr, AllAligned(call.pairs),
+         attrs_.in_blocks, attrs_.out_blocks, call.plans->density(),
+         static_cast<int>(call.pairs.size())},
         &target)));
     const auto plan = call.plans->matmul_dw_plan(call.batch, target);
     void* const stream = Stream(ctx);
@@ -96,15 +99,27 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
     args.feature_axis = attrs_.feature_axis;
     args.in_blocks = attrs_.in_blocks;
     args.out_blocks = attrs_.out_blocks;
-    args.allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
-    args.batch = call.batch;
-    args.x = Data(call.x);
-    args.dy = Data(call.dy);
+    args.float32_math = Float32Math(attrs_.precision);
+    absl::InlinedVector<bsparse_dw_pair, 1> pairs;
+    for (const Pair& pair : call.pairs) {
+      pairs.push_back({Data(pair.x), Data(pair.dy), pair.batch});
+    }
+    args.num_pairs = static_cast<int32_t>(pairs.size());
+    args.pairs = pairs.data();
     args.gate = Data<float>(call.gate);
+    args.addend = Data(call.addend);
     args.dw = const_cast<void*>(Data(call.dw));
     args.plan = DevicePlan(*plan, Data<int32_t>(&tables));
     Scratch scratch(ctx);
     return scratch.Resolve(LaunchMatmulDw(*api, args, scratch.Allocator(), stream));
+  }
+
+ private:
+  bool AllAligned(absl::Span<const Pair> pairs) const {
+    return absl::c_all_of(pairs, [this, pairs](const Pair& pair) {
+      return BatchIsAligned(pair.batch, static_cast<int>(pairs.size()), attrs_.feature_axis) &&
+             IsAligned(pair.x) && IsAligned(pair.dy);
+    });
   }
 };
 

@@ -5,13 +5,13 @@
 #include <vector>
 
 #include "cc/kernels/device_tables.h"
+#include "cc/kernels/float32_math.h"
 #include "cc/kernels/gpu_context.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
 #include "cc/kernels/small_world_launch.h"
 #include "cc/kernels/small_world_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/tensor_float_32_utils.h"
 
 namespace bsparse {
 namespace {
@@ -75,12 +75,12 @@ class SmallWorldGpuOp final : public SmallWorldOpBase {
                           int product, bool transpose, void* stream, std::vector<Tensor>* tables,
                           std::vector<bsparse_matmul_args>* all) const {
     const ProductAttrs attrs = attrs_.Product(product, call.shape.units);
-    const bool allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
+    const bsparse_float32_math float32_math = Float32Math(Precision::kDefault);
     PlanTarget target;
     TF_RETURN_IF_ERROR(ToStatus(
         GetPlanTarget(api,
                       {dtype_, attrs.block_size, attrs.feature_axis, call.shape.batch,
-                       /*is_dw=*/false, allow_tf32, /*gated=*/false, Aligned(call.at),
+                       /*is_dw=*/false, float32_math, /*gated=*/false, Aligned(call.at),
                        transpose ? attrs.out_blocks : attrs.in_blocks,
                        transpose ? attrs.in_blocks : attrs.out_blocks,
                        call.plans[product]->density()},
@@ -92,7 +92,7 @@ class SmallWorldGpuOp final : public SmallWorldOpBase {
     const int w = SmallWorldInputs(attrs_, kBackward).w + product;
     bsparse_matmul_args args;
     TF_RETURN_IF_ERROR(ToStatus(SmallWorldProduct(call.shape, attrs_.block_size, product,
-                                                  transpose, allow_tf32, &args)));
+                                                  transpose, float32_math, &args)));
     args.w = call.at.inputs[w];
     args.plan =
         DevicePlan(*plan, ctx->input(w).dim_size(0), Data<int32_t>(&tables->back()));

@@ -17,10 +17,10 @@ extern "C" {
 BSPARSE_INFO_EXPORT const char* bsparse_cpu_target() { return bsparse::CpuTargetName(); }
 
 // The kernel that the current GPU would run for y = x W; null if there is no CUDA library, no GPU
-// or no such kernel. `dtype` is a bsparse_dtype.
+// or no such kernel. `dtype` is a bsparse_dtype, `float32_math` a bsparse_float32_math.
 BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_size,
                                                    int32_t feature_axis, int64_t batch,
-                                                   int32_t allow_tf32) {
+                                                   int32_t float32_math) {
   const bsparse_cuda_api* cuda = bsparse::CudaLibrary(nullptr);
   if (cuda == nullptr) return nullptr;
   bsparse_device device;
@@ -29,7 +29,7 @@ BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_
   request.dtype = static_cast<bsparse_dtype>(dtype);
   request.block_size = block_size;
   request.feature_axis = feature_axis;
-  request.allow_tf32 = allow_tf32;
+  request.float32_math = static_cast<bsparse_float32_math>(float32_math);
   request.aligned = 1;
   request.in_blocks = request.out_blocks = 1;
   request.density = 0.1f;
@@ -41,7 +41,7 @@ BSPARSE_INFO_EXPORT const char* bsparse_gpu_kernel(int32_t dtype, int32_t block_
   args.block_size = block_size;
   args.feature_axis = feature_axis;
   args.in_blocks = args.out_blocks = 1;
-  args.allow_tf32 = allow_tf32;
+  args.float32_math = request.float32_math;
   args.batch = batch;
   args.plan.kernel = tile.kernel;
   return cuda->kernel_name(&args);

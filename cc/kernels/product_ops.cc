@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cc/ops/addend.h"
 #include "tensorflow/core/framework/op_requires.h"
 
 namespace bsparse {
@@ -60,8 +61,10 @@ MatmulOpBase::MatmulOpBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
   OP_REQUIRES_OK(ctx, ctx->GetAttr("transpose", &transpose_));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_biases", &num_biases_));
+  OP_REQUIRES_OK(ctx, ctx->GetAttr("num_residuals", &num_residuals_));
   OP_REQUIRES_OK(ctx, CheckOptional("num_gates", num_gates_));
   OP_REQUIRES_OK(ctx, CheckOptional("num_biases", num_biases_));
+  OP_REQUIRES_OK(ctx, CheckOptional("num_residuals", num_residuals_));
   std::string activation;
   OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &activation));
   OP_REQUIRES_OK(ctx, ParseActivation(activation, &activation_));
@@ -77,7 +80,8 @@ absl::Status MatmulOpBase::Check(OpKernelContext* ctx) const {
   const int64_t out = transpose_ ? attrs_.in_features() : attrs_.out_features();
   const PartialDims w = Dims(ctx->input(1).shape());
   const PartialDims coords = Dims(ctx->input(2).shape());
-  TF_RETURN_IF_ERROR(CheckActivations("x", Dims(ctx->input(0).shape()), in, attrs_.feature_axis));
+  const PartialDims x = Dims(ctx->input(0).shape());
+  TF_RETURN_IF_ERROR(CheckActivations("x", x, in, attrs_.feature_axis));
   TF_RETURN_IF_ERROR(CheckWeights("w", w, attrs_.block_size));
   TF_RETURN_IF_ERROR(CheckCoords(coords, attrs_));
   TF_RETURN_IF_ERROR(CheckSameBlocks("w", w, coords));
@@ -86,6 +90,11 @@ absl::Status MatmulOpBase::Check(OpKernelContext* ctx) const {
   }
   if (num_biases_ == 1) {
     TF_RETURN_IF_ERROR(CheckBias(Dims(ctx->input(3 + num_gates_).shape()), out));
+  }
+  if (num_residuals_ == 1) {
+    const Tensor& residual = ctx->input(3 + num_gates_ + num_biases_);
+    TF_RETURN_IF_ERROR(
+        CheckResidual(Dims(residual.shape()), WithFeatures(x, attrs_.feature_axis, out)));
   }
   return absl::OkStatus();
 }
@@ -102,7 +111,14 @@ void MatmulOpBase::Compute(OpKernelContext* ctx) {
                  shape.SetDimWithStatus(feature_dim, transpose_ ? attrs_.in_features()
                                                                 : attrs_.out_features()));
   Call call{};
-  OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &call.y));
+  if (num_residuals_ == 1) {
+    // Every kernel reads an element of the residual before it writes that of y.
+    const int input = 3 + num_gates_ + num_biases_;
+    call.residual = &ctx->input(input);
+    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({input}, 0, shape, &call.y));
+  } else {
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &call.y));
+  }
   if (call.y->NumElements() == 0) return;
   call.plans = plans.get();
   call.batch = BatchOf(Dims(x.shape()), attrs_.feature_axis);
@@ -117,7 +133,9 @@ void MatmulOpBase::Compute(OpKernelContext* ctx) {
 
 MatmulDwOpBase::MatmulDwOpBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
   OP_REQUIRES_OK(ctx, attrs_.Read(ctx));
+  OP_REQUIRES_OK(ctx, ctx->GetAttr("num_pairs", &num_pairs_));
   OP_REQUIRES_OK(ctx, ctx->GetAttr("num_gates", &num_gates_));
+  OP_REQUIRES_OK(ctx, ReadNumAddends(ctx, &num_addends_));
   OP_REQUIRES_OK(ctx, CheckOptional("num_gates", num_gates_));
   tensorflow::DataType dtype, out_type;
   OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype));
@@ -127,35 +145,48 @@ MatmulDwOpBase::MatmulDwOpBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
 }
 
 absl::Status MatmulDwOpBase::Check(OpKernelContext* ctx) const {
-  const PartialDims x = Dims(ctx->input(0).shape());
-  const PartialDims dy = Dims(ctx->input(1).shape());
-  const PartialDims coords = Dims(ctx->input(2).shape());
-  TF_RETURN_IF_ERROR(CheckActivations("x", x, attrs_.in_features(), attrs_.feature_axis));
-  TF_RETURN_IF_ERROR(CheckActivations("dy", dy, attrs_.out_features(), attrs_.feature_axis));
-  TF_RETURN_IF_ERROR(CheckSameBatch(x, dy, attrs_.feature_axis));
+  const auto dims = [ctx](int input) { return Dims(ctx->input(input).shape()); };
+  const DwInputs inputs(num_pairs_, num_gates_);
+  for (int p = 0; p < num_pairs_; ++p) {
+    TF_RETURN_IF_ERROR(CheckDwPair(dims(inputs.x(p)), dims(inputs.dy(p)), attrs_));
+  }
+  const PartialDims coords = dims(inputs.coords());
   TF_RETURN_IF_ERROR(CheckCoords(coords, attrs_));
   if (num_gates_ == 1) {
-    TF_RETURN_IF_ERROR(CheckSameBlocks("gate", Dims(ctx->input(3).shape()), coords));
+    TF_RETURN_IF_ERROR(CheckSameBlocks("gate", dims(inputs.gate()), coords));
+  }
+  if (num_addends_ == 1) {
+    TF_RETURN_IF_ERROR(CheckWeights("addend", dims(inputs.addend()), attrs_.block_size));
+    TF_RETURN_IF_ERROR(CheckSameBlocks("addend", dims(inputs.addend()), coords));
   }
   return absl::OkStatus();
 }
 
 void MatmulDwOpBase::Compute(OpKernelContext* ctx) {
   OP_REQUIRES_OK(ctx, Check(ctx));
+  const DwInputs inputs(num_pairs_, num_gates_);
+  const Tensor& coords = ctx->input(inputs.coords());
   std::shared_ptr<const LayoutPlans> plans;
-  OP_REQUIRES_OK(ctx, memo_.Find(ctx->input(2), attrs_, &plans));
+  OP_REQUIRES_OK(ctx, memo_.Find(coords, attrs_, &plans));
 
   Call call{};
-  OP_REQUIRES_OK(ctx, ctx->allocate_output(0,
-                                           {ctx->input(2).dim_size(0), attrs_.block_size,
-                                            attrs_.block_size},
-                                           &call.dw));
+  const tensorflow::TensorShape shape({coords.dim_size(0), attrs_.block_size, attrs_.block_size});
+  if (num_addends_ == 1) {
+    call.addend = &ctx->input(inputs.addend());
+    OP_REQUIRES_OK(
+        ctx, ctx->forward_input_or_allocate_output({inputs.addend()}, 0, shape, &call.dw));
+  } else {
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &call.dw));
+  }
   if (call.dw->NumElements() == 0) return;
   call.plans = plans.get();
-  call.x = &ctx->input(0);
-  call.dy = &ctx->input(1);
-  call.batch = BatchOf(Dims(call.x->shape()), attrs_.feature_axis);
-  call.gate = num_gates_ == 1 ? &ctx->input(3) : nullptr;
+  for (int p = 0; p < num_pairs_; ++p) {
+    const Tensor& x = ctx->input(inputs.x(p));
+    const int64_t batch = BatchOf(Dims(x.shape()), attrs_.feature_axis);
+    call.pairs.push_back({&x, &ctx->input(inputs.dy(p)), batch});
+    call.batch += batch;
+  }
+  call.gate = num_gates_ == 1 ? &ctx->input(inputs.gate()) : nullptr;
   OP_REQUIRES_OK(ctx, Run(ctx, call));
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/synchronization/mutex.h"
 #include "cc/ops/checks.h"
 #include "cc/plan/layout_plans.h"
@@ -44,8 +45,9 @@ class MatmulOpBase : public tensorflow::OpKernel {
     int64_t batch;
     const tensorflow::Tensor* x;
     const tensorflow::Tensor* w;
-    const tensorflow::Tensor* gate;  // or null
-    const tensorflow::Tensor* bias;  // or null
+    const tensorflow::Tensor* gate;      // or null
+    const tensorflow::Tensor* bias;      // or null
+    const tensorflow::Tensor* residual;  // or null; y may be in its memory
     tensorflow::Tensor* y;
   };
   // Called only when y has elements.
@@ -62,6 +64,7 @@ class MatmulOpBase : public tensorflow::OpKernel {
 
   int num_gates_ = 0;
   int num_biases_ = 0;
+  int num_residuals_ = 0;
   LayoutMemo memo_;
 };
 
@@ -71,12 +74,17 @@ class MatmulDwOpBase : public tensorflow::OpKernel {
   void Compute(tensorflow::OpKernelContext* ctx) final;
 
  protected:
-  struct Call {
-    const LayoutPlans* plans;
-    int64_t batch;
+  struct Pair {
     const tensorflow::Tensor* x;
     const tensorflow::Tensor* dy;
-    const tensorflow::Tensor* gate;  // or null
+    int64_t batch;
+  };
+  struct Call {
+    const LayoutPlans* plans;
+    absl::InlinedVector<Pair, 1> pairs;
+    int64_t batch;  // of all pairs
+    const tensorflow::Tensor* gate;    // or null
+    const tensorflow::Tensor* addend;  // or null; dw may be in its memory
     tensorflow::Tensor* dw;
   };
   // Called only when dw has elements; the batch may be empty.
@@ -89,7 +97,9 @@ class MatmulDwOpBase : public tensorflow::OpKernel {
  private:
   absl::Status Check(tensorflow::OpKernelContext* ctx) const;
 
+  int num_pairs_ = 1;
   int num_gates_ = 0;
+  int num_addends_ = 0;
   LayoutMemo memo_;
 };
 

@@ -44,4 +44,10 @@ GpuStatus LaunchLstmGates(const bsparse_cuda_api& api, const bsparse_lstm_gates_
   return Report(api, (backward ? api.lstm_gates_grad : api.lstm_gates)(&args, stream));
 }
 
+GpuStatus LaunchActivationGrad(const bsparse_cuda_api& api, bsparse_activation_grad_args args,
+                               const DeviceAllocator& allocate, void* stream) {
+  return LaunchWithWorkspace(api, args, api.activation_grad_workspace, api.activation_grad,
+                             allocate, stream);
+}
+
 }  // namespace bsparse

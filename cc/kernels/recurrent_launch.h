@@ -1,5 +1,5 @@
-// From a call to a launch: what OpKernels do for layer norm and LSTM gates on a GPU. No TensorFlow
-// here.
+// From a call to a launch: what OpKernels do for layer norm, LSTM gates and the gradient of an
+// activation on a GPU. No TensorFlow here.
 #ifndef BSPARSE_CC_KERNELS_RECURRENT_LAUNCH_H_
 #define BSPARSE_CC_KERNELS_RECURRENT_LAUNCH_H_
 
@@ -15,6 +15,8 @@ GpuStatus LaunchLayerNormGrad(const bsparse_cuda_api& api, bsparse_layer_norm_gr
                               const DeviceAllocator& allocate, void* stream);
 GpuStatus LaunchLstmGates(const bsparse_cuda_api& api, const bsparse_lstm_gates_args& args,
                           bool backward, void* stream);
+GpuStatus LaunchActivationGrad(const bsparse_cuda_api& api, bsparse_activation_grad_args args,
+                               const DeviceAllocator& allocate, void* stream);
 
 }  // namespace bsparse
 

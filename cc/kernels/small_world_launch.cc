@@ -202,7 +202,7 @@ Workspace TakeBackward(const bsparse_cuda_api& api, const GpuSmallWorldNet& net,
 }  // namespace
 
 GpuStatus SmallWorldProduct(const SmallWorldShape& shape, int block_size, int product,
-                            bool transpose, bool allow_tf32, bsparse_matmul_args* args) {
+                            bool transpose, bsparse_float32_math float32_math, bsparse_matmul_args* args) {
   *args = {};
   args->block_size = block_size;
   args->feature_axis = 1;
@@ -211,7 +211,7 @@ GpuStatus SmallWorldProduct(const SmallWorldShape& shape, int block_size, int pr
   const auto out_blocks = static_cast<int32_t>(shape.width(product) / block_size);
   args->in_blocks = transpose ? out_blocks : in_blocks;
   args->out_blocks = transpose ? in_blocks : out_blocks;
-  args->allow_tf32 = allow_tf32;
+  args->float32_math = float32_math;
   args->batch = shape.batch;
   return ToCudaDType(shape.dtype, &args->dtype);
 }

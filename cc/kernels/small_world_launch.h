@@ -24,7 +24,7 @@ struct GpuSmallWorldNet {
 
 // The arguments of a product, all but its plan and its pointers.
 GpuStatus SmallWorldProduct(const SmallWorldShape& shape, int block_size, int product,
-                            bool transpose, bool allow_tf32, bsparse_matmul_args* args);
+                            bool transpose, bsparse_float32_math float32_math, bsparse_matmul_args* args);
 
 // Bytes of scratch memory that a call takes, at a multiple of kScratchAlignment. Of pointers in
 // `net` only null or not counts.

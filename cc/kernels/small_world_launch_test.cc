@@ -285,7 +285,7 @@ struct Net {
       for (const bool transpose : {false, true}) {
         if (!(transpose ? transposed : forward)) continue;
         bsparse_matmul_args args;
-        EXPECT_TRUE(SmallWorldProduct(shape, kBlock, j, transpose, false, &args).ok());
+        EXPECT_TRUE(SmallWorldProduct(shape, kBlock, j, transpose, BSPARSE_FLOAT32_EXACT, &args).ok());
         args.w = weights[j].data();
         (transpose ? net.transposed : net.forward).push_back(args);
       }

@@ -20,6 +20,20 @@ std::string Reading(const PartialDims& dims, int feature_axis) {
 
 bool Matches(int64_t dim, int64_t expected) { return dim < 0 || expected < 0 || dim == expected; }
 
+absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis) {
+  if (!x.has_value() || !dy.has_value()) return absl::OkStatus();
+  bool same = x->size() == dy->size();
+  for (size_t i = 0; same && i < x->size(); ++i) {
+    const bool is_feature = i == (feature_axis == 0 ? 0 : x->size() - 1);
+    same = is_feature || Matches((*x)[i], (*dy)[i]);
+  }
+  if (same) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("x has shape ", ShapeText(x), " and dy ",
+                                                 ShapeText(dy), "; with feature_axis=",
+                                                 feature_axis,
+                                                 " expected the same batch dimensions"));
+}
+
 }  // namespace
 
 std::string ShapeText(const PartialDims& dims) {
@@ -114,6 +128,10 @@ absl::Status CheckBias(const PartialDims& dims, int64_t features) {
   return CheckVector("bias", dims, features);
 }
 
+absl::Status CheckResidual(const PartialDims& dims, const PartialDims& y) {
+  return CheckShape("residual", dims, y, ", the shape of y");
+}
+
 absl::Status CheckVector(absl::string_view name, const PartialDims& dims, int64_t features) {
   return CheckShape(name, dims, PartialDims(std::in_place, {features}), "");
 }
@@ -135,23 +153,32 @@ absl::Status CheckFeatureAxis(int feature_axis) {
                    "; expected 0 (features first) or 1 (features last)"));
 }
 
-absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis) {
-  if (!x.has_value() || !dy.has_value()) return absl::OkStatus();
-  bool same = x->size() == dy->size();
-  for (size_t i = 0; same && i < x->size(); ++i) {
-    const bool is_feature = i == (feature_axis == 0 ? 0 : x->size() - 1);
-    same = is_feature || Matches((*x)[i], (*dy)[i]);
+absl::Status CheckDwPair(const PartialDims& x, const PartialDims& dy, const ProductAttrs& attrs) {
+  absl::Status status = CheckActivations("x", x, attrs.in_features(), attrs.feature_axis);
+  if (status.ok()) {
+    status = CheckActivations("dy", dy, attrs.out_features(), attrs.feature_axis);
   }
-  if (same) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("x has shape ", ShapeText(x), " and dy ",
-                                                 ShapeText(dy), "; with feature_axis=",
-                                                 feature_axis,
-                                                 " expected the same batch dimensions"));
+  return status.ok() ? CheckSameBatch(x, dy, attrs.feature_axis) : status;
 }
 
 absl::Status CheckOptional(absl::string_view attr, int count) {
   if (count <= 1) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(attr, " is ", count, "; expected 0 or 1"));
+}
+
+absl::Status ParsePrecision(absl::string_view name, Precision* precision) {
+  for (const auto& [known, value] :
+       {std::pair<const char*, Precision>{"default", Precision::kDefault},
+        std::pair<const char*, Precision>{"float32", Precision::kFloat32},
+        std::pair<const char*, Precision>{"tf32", Precision::kTf32},
+        std::pair<const char*, Precision>{"tf32x3", Precision::kTf32x3}}) {
+    if (name == known) {
+      *precision = value;
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "precision is '", name, "'; expected default, float32, tf32 or tf32x3"));
 }
 
 absl::Status ParseActivation(absl::string_view name, Activation* activation) {

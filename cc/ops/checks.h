@@ -20,12 +20,16 @@ using PartialDims = std::optional<absl::InlinedVector<int64_t, 4>>;
 // "(8, ?)", for messages.
 std::string ShapeText(const PartialDims& dims);
 
-// The attributes both products share: the layout's extent and how activations hold their features.
+absl::Status ParsePrecision(absl::string_view name, Precision* precision);
+
+// The attributes both products share: the layout's extent, how activations hold their features, and
+// how they are multiplied.
 struct ProductAttrs {
   int block_size = 0;
   int in_blocks = 0;   // CB
   int out_blocks = 0;  // KB
   int feature_axis = 1;
+  Precision precision = Precision::kDefault;
 
   int64_t in_features() const { return int64_t{in_blocks} * block_size; }
   int64_t out_features() const { return int64_t{out_blocks} * block_size; }
@@ -37,6 +41,9 @@ struct ProductAttrs {
     if (status.ok()) status = ctx->GetAttr("in_blocks", &in_blocks);
     if (status.ok()) status = ctx->GetAttr("out_blocks", &out_blocks);
     if (status.ok()) status = ctx->GetAttr("feature_axis", &feature_axis);
+    std::string precision_name;
+    if (status.ok()) status = ctx->GetAttr("precision", &precision_name);
+    if (status.ok()) status = ParsePrecision(precision_name, &precision);
     return status.ok() ? Check() : status;
   }
 
@@ -54,6 +61,8 @@ absl::Status CheckCoords(const PartialDims& dims, const ProductAttrs& attrs);
 absl::Status CheckSameBlocks(absl::string_view name, const PartialDims& dims,
                              const PartialDims& coords);
 absl::Status CheckBias(const PartialDims& dims, int64_t features);
+// `y` is the product's shape.
+absl::Status CheckResidual(const PartialDims& dims, const PartialDims& y);
 
 // A vector of `features` parameters; -1 if their number is not known.
 absl::Status CheckVector(absl::string_view name, const PartialDims& dims, int64_t features);
@@ -64,10 +73,25 @@ absl::Status CheckShape(absl::string_view name, const PartialDims& dims,
 
 absl::Status CheckFeatureAxis(int feature_axis);
 
-// x and dy of one weight gradient must have the same batch.
-absl::Status CheckSameBatch(const PartialDims& x, const PartialDims& dy, int feature_axis);
+// x and dy of one pair of a weight gradient, with the same batch.
+absl::Status CheckDwPair(const PartialDims& x, const PartialDims& dy, const ProductAttrs& attrs);
 
-// gate and bias are lists of zero or one tensor; `attr` is num_gates or num_biases.
+// Where the inputs of Bsparse>MatmulDw are.
+class DwInputs {
+ public:
+  DwInputs(int num_pairs, int num_gates) : num_pairs_(num_pairs), num_gates_(num_gates) {}
+  int x(int pair) const { return pair; }
+  int dy(int pair) const { return num_pairs_ + pair; }
+  int coords() const { return 2 * num_pairs_; }
+  int gate() const { return coords() + 1; }
+  int addend() const { return coords() + 1 + num_gates_; }
+
+ private:
+  int num_pairs_;
+  int num_gates_;
+};
+
+// gate, bias and residual are lists of zero or one tensor; `attr` is num_gates and the like.
 absl::Status CheckOptional(absl::string_view attr, int count);
 
 absl::Status ParseActivation(absl::string_view name, Activation* activation);

@@ -6,6 +6,10 @@ namespace bsparse {
 
 enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64 };
 
+// How float32 numbers may be multiplied: as TensorFlow's switch for TF32 says, exactly, rounded to
+// TF32, or as sums of two TF32 numbers. CPUs multiply exactly.
+enum class Precision { kDefault, kFloat32, kTf32, kTf32x3 };
+
 enum class Activation { kNone, kRelu, kGelu };
 
 // The block sizes there are kernels for, smallest first.

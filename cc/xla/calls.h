@@ -4,10 +4,10 @@
 // when XLA instantiates or runs the executable. Neither side needs the other's headers.
 //
 //   call       platform  operands                           results
-//   matmul     Host      x, w, [gate], [bias]               y
-//   matmul     CUDA      x, w, [gate], [bias], tables       y, [scratch]
-//   matmul_dw  Host      x, dy, [gate]                      dw
-//   matmul_dw  CUDA      x, dy, [gate], tables              dw, [scratch]
+//   matmul     Host      x, w, [gate], [bias], [residual]   y
+//   matmul     CUDA      the same, tables                   y, [scratch]
+//   matmul_dw  Host      x..., dy..., [gate], [addend]      dw
+//   matmul_dw  CUDA      the same, tables                   dw, [scratch]
 //   small_world, small_world_grad
 //              Host      the op's inputs but for coords     the op's outputs
 //   small_world, small_world_grad
@@ -27,6 +27,7 @@
 #include <cstdint>
 
 #include "cc/plan/types.h"
+#include "cuda/bsparse_cuda.h"
 
 namespace bsparse::xla_calls {
 
@@ -48,6 +49,7 @@ struct Matmul {
   bool transpose = false;
   bool has_gate = false;
   bool has_bias = false;
+  bool has_residual = false;
   int64_t batch = 0;
 
   template <typename Self, typename Visitor>
@@ -62,13 +64,14 @@ struct Matmul {
     visitor("transpose", self.transpose);
     visitor("has_gate", self.has_gate);
     visitor("has_bias", self.has_bias);
+    visitor("has_residual", self.has_residual);
     visitor("batch", self.batch);
   }
 };
 
 // The numbers of a bsparse_matmul_plan; its tables are the operand, at these offsets (in int32).
 struct MatmulGpu {
-  bool allow_tf32 = false;
+  bsparse_float32_math float32_math = BSPARSE_FLOAT32_EXACT;
   int32_t kernel = 0;
   int32_t columns = 1;
   int32_t num_blocks = 0;
@@ -82,7 +85,7 @@ struct MatmulGpu {
 
   template <typename Self, typename Visitor>
   static void Visit(Self& self, Visitor& visitor) {
-    visitor("allow_tf32", self.allow_tf32);
+    visitor("float32_math", self.float32_math);
     visitor("kernel", self.kernel);
     visitor("columns", self.columns);
     visitor("num_blocks", self.num_blocks);
@@ -103,8 +106,9 @@ struct MatmulDw {
   int32_t feature_axis = 1;
   int32_t in_blocks = 0;
   int32_t out_blocks = 0;
+  int32_t num_pairs = 1;
   bool has_gate = false;
-  int64_t batch = 0;
+  bool has_addend = false;
 
   template <typename Self, typename Visitor>
   static void Visit(Self& self, Visitor& visitor) {
@@ -114,13 +118,14 @@ struct MatmulDw {
     visitor("feature_axis", self.feature_axis);
     visitor("in_blocks", self.in_blocks);
     visitor("out_blocks", self.out_blocks);
+    visitor("num_pairs", self.num_pairs);
     visitor("has_gate", self.has_gate);
-    visitor("batch", self.batch);
+    visitor("has_addend", self.has_addend);
   }
 };
 
 struct MatmulDwGpu {
-  bool allow_tf32 = false;
+  bsparse_float32_math float32_math = BSPARSE_FLOAT32_EXACT;
   int32_t kernel = 0;
   int32_t num_blocks = 0;
   int32_t num_items = 0;
@@ -129,7 +134,7 @@ struct MatmulDwGpu {
 
   template <typename Self, typename Visitor>
   static void Visit(Self& self, Visitor& visitor) {
-    visitor("allow_tf32", self.allow_tf32);
+    visitor("float32_math", self.float32_math);
     visitor("kernel", self.kernel);
     visitor("num_blocks", self.num_blocks);
     visitor("num_items", self.num_items);
@@ -172,7 +177,7 @@ struct SmallWorld {
 inline constexpr int kSmallWorldPlanNumbers = 11;
 inline constexpr char kSmallWorldForward[] = "forward";        // attributes on a GPU: int32 numbers
 inline constexpr char kSmallWorldTransposed[] = "transposed";  // of the plans, one after the other
-inline constexpr char kSmallWorldAllowTf32[] = "allow_tf32";
+inline constexpr char kSmallWorldFloat32Math[] = "float32_math";
 inline constexpr char kSmallWorldBlocks[] = "blocks";  // on the CPU: stored blocks of each product
 
 }  // namespace bsparse::xla_calls

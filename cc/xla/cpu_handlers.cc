@@ -65,6 +65,7 @@ ffi::Error RunMatmul(MatmulState* state, ffi::ThreadPool pool, ffi::RemainingArg
   args.w = operand.Next();
   args.gate = static_cast<const float*>(operand.Next(call.has_gate));
   args.bias = operand.Next(call.has_bias);
+  args.residual = operand.Next(call.has_residual);
   args.y = y->untyped_data();
   if (operand.missing()) return WrongOperands();
   CpuMatmul(args, OverXlaThreadPool(pool));
@@ -80,11 +81,10 @@ ffi::Error RunMatmulDw(MatmulDwState* state, ffi::ThreadPool pool, ffi::Remainin
   args.out_dtype = call.out_dtype;
   args.block_size = call.block_size;
   args.feature_axis = call.feature_axis;
-  args.batch = call.batch;
   args.index = &state->plans->index(/*transpose=*/false);
-  args.x = operand.Next();
-  args.dy = operand.Next();
+  args.pairs = operand.NextPairs<CpuDwPair>(call);
   args.gate = static_cast<const float*>(operand.Next(call.has_gate));
+  args.addend = operand.Next(call.has_addend);
   args.dw = dw->untyped_data();
   if (operand.missing()) return WrongOperands();
   CpuMatmulDw(args, OverXlaThreadPool(pool));

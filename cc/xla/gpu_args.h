@@ -22,7 +22,7 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
   args->transpose = call.transpose;
   args->in_blocks = call.transpose ? call.out_blocks : call.in_blocks;
   args->out_blocks = call.transpose ? call.in_blocks : call.out_blocks;
-  args->allow_tf32 = gpu.allow_tf32;
+  args->float32_math = gpu.float32_math;
   args->batch = call.batch;
   args->plan.kernel = gpu.kernel;
   args->plan.columns = gpu.columns;
@@ -40,14 +40,16 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
 }
 
 inline GpuStatus MatmulDwArgs(const xla_calls::MatmulDw& call, const xla_calls::MatmulDwGpu& gpu,
-                              const int32_t* tables, bsparse_matmul_dw_args* args) {
+                              const std::vector<bsparse_dw_pair>& pairs, const int32_t* tables,
+                              bsparse_matmul_dw_args* args) {
   *args = {};
   args->block_size = call.block_size;
   args->feature_axis = call.feature_axis;
   args->in_blocks = call.in_blocks;
   args->out_blocks = call.out_blocks;
-  args->allow_tf32 = gpu.allow_tf32;
-  args->batch = call.batch;
+  args->float32_math = gpu.float32_math;
+  args->num_pairs = call.num_pairs;
+  args->pairs = pairs.data();
   args->plan.num_blocks = gpu.num_blocks;
   args->plan.batch_splits = gpu.batch_splits;
   args->plan.kernel = gpu.kernel;

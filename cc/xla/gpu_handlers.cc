@@ -63,6 +63,7 @@ ffi::Error RunMatmul(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs ope
   const void* const w = operand.Next();
   const void* const gate = operand.Next(call.has_gate);
   const void* const bias = operand.Next(call.has_bias);
+  const void* const residual = operand.Next(call.has_residual);
   const auto* const tables = static_cast<const int32_t*>(operand.Next());
   if (operand.missing()) return WrongOperands();
   bsparse_matmul_args args;
@@ -73,6 +74,7 @@ ffi::Error RunMatmul(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs ope
   args.w = w;
   args.gate = static_cast<const float*>(gate);
   args.bias = bias;
+  args.residual = residual;
   args.y = y->untyped_data();
   ScratchCutter cutter(scratch);
   return ToError(
@@ -90,17 +92,16 @@ ffi::Error RunMatmulDw(void* stream, ffi::Dictionary attrs, ffi::RemainingArgs o
   if (api == nullptr) return ffi::Error(ffi::ErrorCode::kUnimplemented, why);
 
   OperandReader operand(operands);
-  const void* const x = operand.Next();
-  const void* const dy = operand.Next();
+  const auto pairs = operand.NextPairs<bsparse_dw_pair>(call);
   const void* const gate = operand.Next(call.has_gate);
+  const void* const addend = operand.Next(call.has_addend);
   const auto* const tables = static_cast<const int32_t*>(operand.Next());
   if (operand.missing()) return WrongOperands();
   bsparse_matmul_dw_args args;
-  const GpuStatus status = MatmulDwArgs(call, gpu, tables, &args);
+  const GpuStatus status = MatmulDwArgs(call, gpu, pairs, tables, &args);
   if (!status.ok()) return ToError(status);
-  args.x = x;
-  args.dy = dy;
   args.gate = static_cast<const float*>(gate);
+  args.addend = addend;
   args.dw = dw->untyped_data();
   ScratchCutter cutter(scratch);
   return ToError(LaunchMatmulDw(*api, args, cutter.Allocator(), stream));

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <string>
 #include <type_traits>
+#include <vector>
 
+#include "cc/xla/calls.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace bsparse {
@@ -55,11 +57,29 @@ class OperandReader {
   // The next operand's memory; null if it is absent from this call (not `present`) or, with
   // missing() set, if the call has fewer operands than its attributes say.
   void* Next(bool present = true) {
-    if (!present) return nullptr;
+    int64_t elements;
+    return present ? Next(&elements) : nullptr;
+  }
+
+  // Says how many elements it has, too.
+  void* Next(int64_t* elements) {
     const auto buffer = operands_.get<xla::ffi::AnyBuffer>(next_++);
-    if (buffer.has_value()) return buffer->untyped_data();
-    missing_ = true;
-    return nullptr;
+    missing_ = missing_ || !buffer.has_value();
+    *elements = buffer.has_value() ? static_cast<int64_t>(buffer->element_count()) : 0;
+    return buffer.has_value() ? buffer->untyped_data() : nullptr;
+  }
+
+  // The pairs of a weight gradient, `Pair` a bsparse_dw_pair or a CpuDwPair.
+  template <typename Pair>
+  std::vector<Pair> NextPairs(const xla_calls::MatmulDw& call) {
+    std::vector<Pair> pairs(call.num_pairs);
+    for (Pair& pair : pairs) {
+      int64_t elements;
+      pair.x = Next(&elements);
+      pair.batch = elements / (int64_t{call.in_blocks} * call.block_size);
+    }
+    for (Pair& pair : pairs) pair.dy = Next();
+    return pairs;
   }
 
   bool missing() const { return missing_; }

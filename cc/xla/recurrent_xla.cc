@@ -2,13 +2,12 @@
 
 #include <cstdint>
 #include <numeric>
-#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "cc/ops/layer_norm.h"
 #include "cc/ops/lstm_gates.h"
-#include "cc/xla/custom_call.h"
+#include "cc/xla/hlo_inputs.h"
 #include "cc/xla/register_xla.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "xla/hlo/builder/lib/arithmetic.h"
@@ -23,21 +22,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::XlaOpKernel;
 using tensorflow::XlaOpKernelContext;
 using xla::XlaOp;
-
-PartialDims Dims(const xla::Shape& shape) {
-  return PartialDims(std::in_place, shape.dimensions().begin(), shape.dimensions().end());
-}
-
-// What numbers of `type` are computed in.
-xla::PrimitiveType WideType(xla::PrimitiveType type) {
-  return type == xla::F64 ? xla::F64 : xla::F32;
-}
-
-// An input without its dynamic dimensions; beyond their true size are zeros.
-absl::StatusOr<StaticActivations> StaticInput(XlaOpKernelContext* ctx, int index) {
-  TF_ASSIGN_OR_RETURN(const xla::Shape shape, ctx->InputXlaShape(index));
-  return StaticActivations(ctx->Input(index), shape, StaticActivations::kZeros);
-}
 
 // ---- layer norm ----
 

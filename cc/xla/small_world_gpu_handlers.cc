@@ -23,7 +23,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Reads the plans of the products in one direction; none if there are no numbers.
-GpuStatus ReadProducts(const xla_calls::SmallWorld& call, bool transpose, bool allow_tf32,
+GpuStatus ReadProducts(const xla_calls::SmallWorld& call, bool transpose, bsparse_float32_math float32_math,
                        ffi::Span<const int32_t> numbers, const int32_t* tables,
                        const std::vector<const void*>& weights,
                        std::vector<bsparse_matmul_args>* products) {
@@ -32,7 +32,7 @@ GpuStatus ReadProducts(const xla_calls::SmallWorld& call, bool transpose, bool a
   for (int j = 0; j < call.products; ++j) {
     bsparse_matmul_args args;
     const GpuStatus status =
-        SmallWorldProduct(shape, call.block_size, j, transpose, allow_tf32, &args);
+        SmallWorldProduct(shape, call.block_size, j, transpose, float32_math, &args);
     if (!status.ok()) return status;
     args.w = weights[j];
     args.plan =
@@ -47,9 +47,9 @@ ffi::Error Run(void* stream, ffi::Dictionary attributes, ffi::RemainingArgs oper
                ffi::RemainingRets results) {
   AttributeReader reader(attributes);
   const auto call = reader.Read<xla_calls::SmallWorld>();
-  bool allow_tf32 = false;
+  bsparse_float32_math float32_math = BSPARSE_FLOAT32_EXACT;
   ffi::Span<const int32_t> forward, transposed;
-  reader(xla_calls::kSmallWorldAllowTf32, allow_tf32);
+  reader(xla_calls::kSmallWorldFloat32Math, float32_math);
   reader(xla_calls::kSmallWorldForward, forward);
   reader(xla_calls::kSmallWorldTransposed, transposed);
   if (reader.error().failure()) return reader.error();
@@ -77,9 +77,9 @@ ffi::Error Run(void* stream, ffi::Dictionary attributes, ffi::RemainingArgs oper
   net.biases = Addresses<const void*>(at.inputs, in.bias, attrs.products);
   const auto weights = Addresses<const void*>(at.inputs, in.w, attrs.products);
   GpuStatus status =
-      ReadProducts(call, /*transpose=*/false, allow_tf32, forward, tables, weights, &net.forward);
+      ReadProducts(call, /*transpose=*/false, float32_math, forward, tables, weights, &net.forward);
   if (status.ok()) {
-    status = ReadProducts(call, /*transpose=*/true, allow_tf32, transposed, tables, weights,
+    status = ReadProducts(call, /*transpose=*/true, float32_math, transposed, tables, weights,
                           &net.transposed);
   }
   if (!status.ok()) return ToError(status);

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "cc/kernels/float32_math.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
 #include "cc/kernels/product_ops.h"
@@ -21,7 +22,6 @@
 #include "cc/xla/gpu_args.h"
 #include "cc/xla/register_xla.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
-#include "tensorflow/core/platform/tensor_float_32_utils.h"
 #include "xla/hlo/builder/lib/constants.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
@@ -186,7 +186,7 @@ class SmallWorldXlaOp final : public XlaOpKernel {
                           std::vector<xla::Shape>* results) const {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
-    const bool allow_tf32 = tensorflow::tensor_float_32_execution_enabled();
+    const bsparse_float32_math float32_math = Float32Math(Precision::kDefault);
     const bool kept = attrs_.kept > 0;
     GpuSmallWorldNet net;
     net.shape = shape;
@@ -209,14 +209,14 @@ class SmallWorldXlaOp final : public XlaOpKernel {
         TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
             *api,
             {dtype_, product.block_size, product.feature_axis, shape.batch, /*is_dw=*/false,
-             allow_tf32, /*gated=*/false, /*aligned=*/true,
+             float32_math, /*gated=*/false, /*aligned=*/true,
              transpose ? product.out_blocks : product.in_blocks,
              transpose ? product.in_blocks : product.out_blocks, layouts.plans[j]->density()},
             &target)));
         const auto plan = layouts.plans[j]->matmul_plan(transpose, shape.batch, target);
         bsparse_matmul_args args;
         TF_RETURN_IF_ERROR(ToStatus(SmallWorldProduct(shape, attrs_.block_size, j, transpose,
-                                                      allow_tf32, &args)));
+                                                      float32_math, &args)));
         const size_t begin = tables.size();
         if (begin + plan->tables().size() > std::numeric_limits<int32_t>::max()) {
           return absl::UnimplementedError("the layouts have more blocks than XLA's constants hold");
@@ -232,7 +232,7 @@ class SmallWorldXlaOp final : public XlaOpKernel {
         tables.resize((tables.size() + kAlignment - 1) / kAlignment * kAlignment, 0);
       }
     }
-    (*attributes)(xla_calls::kSmallWorldAllowTf32, allow_tf32);
+    (*attributes)(xla_calls::kSmallWorldFloat32Math, float32_math);
     (*attributes)(xla_calls::kSmallWorldForward, numbers[false]);
     (*attributes)(xla_calls::kSmallWorldTransposed, numbers[true]);
     operands->push_back(xla::ConstantR1<int32_t>(builder, tables));

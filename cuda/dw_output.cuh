@@ -1,0 +1,53 @@
+// From float32 sums to the weight gradient: gate, addend, rounding.
+#ifndef BSPARSE_CUDA_DW_OUTPUT_CUH_
+#define BSPARSE_CUDA_DW_OUTPUT_CUH_
+
+#include <cstdint>
+
+#include "cuda/dtype.cuh"
+
+namespace bsparse {
+
+// dw[b] = gate[b] * sum + addend[b]. An element of the addend is read by the thread that stores the
+// same one of dw, before it does, so both may be one tensor.
+struct DwOutput {
+  void* dw;            // (blocks, bs, bs), in float32 or in the element type that store() is given
+  const void* addend;  // like dw, or null
+  const float* gate;   // (blocks) or null
+  bool is_float;
+
+  __device__ __forceinline__ float scale(int64_t block) const {
+    return gate == nullptr ? 1.0f : gate[block];
+  }
+
+  // Two neighbours, from element `place` of dw on.
+  template <class Element>
+  __device__ __forceinline__ void store(int64_t place, float scale, float first,
+                                        float second) const {
+    // A gate of 0 gives 0 whatever the sum.
+    first = scale == 0.0f ? 0.0f : scale * first;
+    second = scale == 0.0f ? 0.0f : scale * second;
+    if (is_float) {
+      store_as<float>(place, first, second);
+    } else {
+      store_as<Element>(place, first, second);
+    }
+  }
+
+ private:
+  template <class Element>
+  __device__ __forceinline__ void store_as(int64_t place, float first, float second) const {
+    if (addend != nullptr) {
+      const auto more =
+          *reinterpret_cast<const Pair<Element>*>(static_cast<const Element*>(addend) + place);
+      first += to_float(more.first);
+      second += to_float(more.second);
+    }
+    *reinterpret_cast<Pair<Element>*>(static_cast<Element*>(dw) + place) =
+        make_pair<Element>(first, second);
+  }
+};
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_DW_OUTPUT_CUH_
