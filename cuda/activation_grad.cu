@@ -17,6 +17,7 @@
 #include "cuda/elements.cuh"
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -283,20 +284,12 @@ cudaError_t launch(const bsparse_activation_grad_args& args, const ActivationGra
   for (const void* pointer : {args.dy, args.values, static_cast<const void*>(args.dz)}) {
     whole = whole && is_aligned(pointer, 16);
   }
-  switch (args.activation) {
-    case BSPARSE_ACTIVATION_NONE:
-      launch_activation<Element, BSPARSE_ACTIVATION_NONE>(grad, tiling, features_last, whole,
-                                                          stream);
-      break;
-    case BSPARSE_ACTIVATION_RELU:
-      launch_activation<Element, BSPARSE_ACTIVATION_RELU>(grad, tiling, features_last, whole,
-                                                          stream);
-      break;
-    case BSPARSE_ACTIVATION_GELU:
-      launch_activation<Element, BSPARSE_ACTIVATION_GELU>(grad, tiling, features_last, whole,
-                                                          stream);
-      break;
-  }
+  constexpr auto kNone = BSPARSE_ACTIVATION_NONE, kRelu = BSPARSE_ACTIVATION_RELU,
+                 kGelu = BSPARSE_ACTIVATION_GELU;
+  auto* const launch_kernel = args.activation == kNone   ? &launch_activation<Element, kNone>
+                              : args.activation == kRelu ? &launch_activation<Element, kRelu>
+                                                         : &launch_activation<Element, kGelu>;
+  launch_kernel(grad, tiling, features_last, whole, stream);
   if (grad.dbias != nullptr && tiling.chunks > 1) {
     launch_early(&add_chunks_kernel<Element>, ctas_for(tiling.merge_groups()), tile_threads(),
                  stream, grad, tiling);
@@ -352,18 +345,9 @@ bsparse_status activation_grad(const bsparse_activation_grad_args* request, void
                                args.batch,
                                args.features,
                                args.bias_dtype == BSPARSE_FLOAT32};
-  cudaError_t error = cudaErrorInvalidValue;
-  switch (args.dtype) {
-    case BSPARSE_FLOAT32:
-      error = launch<float>(args, grad, stream);
-      break;
-    case BSPARSE_FLOAT16:
-      error = launch<__half>(args, grad, stream);
-      break;
-    case BSPARSE_BFLOAT16:
-      error = launch<__nv_bfloat16>(args, grad, stream);
-      break;
-  }
+  const cudaError_t error = with_element(args.dtype, [&](auto element) {
+    return launch<typename decltype(element)::Type>(args, grad, stream);
+  });
   return check_cuda(error, "launching the gradient of an activation");
 }
 

@@ -9,6 +9,7 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/error.h"
 #include "cuda/matmul_launch.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -189,15 +190,10 @@ bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t
     product.b = {dense, shape.columns, !transpose};
   }
   auto* const float_sums = reinterpret_cast<float*>(sums);
-  switch (args.dtype) {
-    case BSPARSE_FLOAT32:
-      return multiply<float>(args, product, float_sums, cublas_workspace, stream);
-    case BSPARSE_FLOAT16:
-      return multiply<__half>(args, product, float_sums, cublas_workspace, stream);
-    case BSPARSE_BFLOAT16:
-      return multiply<__nv_bfloat16>(args, product, float_sums, cublas_workspace, stream);
-  }
-  return BSPARSE_OK;
+  return with_element(args.dtype, [&](auto element) {
+    return multiply<typename decltype(element)::Type>(args, product, float_sums, cublas_workspace,
+                                                      stream);
+  });
 }
 
 size_t dense_matmul_dw_workspace(const bsparse_matmul_dw_args& args) {
@@ -230,16 +226,10 @@ bsparse_status launch_dense_matmul_dw(const bsparse_matmul_dw_args& args, cudaSt
     product.accumulates = true;
   }
   const bool wide = dtype == BSPARSE_FLOAT32;
-  switch (args.out_dtype) {
-    case BSPARSE_FLOAT32: gather<float, float>(args, shape.columns, stream); break;
-    case BSPARSE_FLOAT16:
-      (wide ? &gather<float, __half> : &gather<__half, __half>)(args, shape.columns, stream);
-      break;
-    case BSPARSE_BFLOAT16:
-      (wide ? &gather<float, __nv_bfloat16> : &gather<__nv_bfloat16, __nv_bfloat16>)(
-          args, shape.columns, stream);
-      break;
-  }
+  with_element(args.out_dtype, [&](auto element) {
+    using Element = typename decltype(element)::Type;
+    (wide ? &gather<float, Element> : &gather<Element, Element>)(args, shape.columns, stream);
+  });
   return check_cuda(cudaGetLastError(), "keeping the stored blocks");
 }
 

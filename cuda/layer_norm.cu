@@ -7,6 +7,7 @@
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
 #include "cuda/recurrent.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -367,18 +368,9 @@ bsparse_status layer_norm(const bsparse_layer_norm_args* request, void* stream_p
                           args.epsilon,
                           args.relu != 0,
                           args.param_dtype == BSPARSE_FLOAT32};
-  cudaError_t error = cudaErrorInvalidValue;
-  switch (args.dtype) {
-    case BSPARSE_FLOAT32:
-      error = launch<float>(args, norm, stream);
-      break;
-    case BSPARSE_FLOAT16:
-      error = launch<__half>(args, norm, stream);
-      break;
-    case BSPARSE_BFLOAT16:
-      error = launch<__nv_bfloat16>(args, norm, stream);
-      break;
-  }
+  const cudaError_t error = with_element(args.dtype, [&](auto element) {
+    return launch<typename decltype(element)::Type>(args, norm, stream);
+  });
   return check_cuda(error, "launching a layer norm");
 }
 

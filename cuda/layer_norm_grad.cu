@@ -14,6 +14,7 @@
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
 #include "cuda/recurrent.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -470,18 +471,9 @@ bsparse_status layer_norm_grad(const bsparse_layer_norm_grad_args* request,
                               args.relu != 0,
                               args.param_dtype == BSPARSE_FLOAT32,
                               static_cast<bsparse_sums>(args.sums)};
-  cudaError_t error = cudaErrorInvalidValue;
-  switch (args.dtype) {
-    case BSPARSE_FLOAT32:
-      error = launch<float>(args, grad, stream);
-      break;
-    case BSPARSE_FLOAT16:
-      error = launch<__half>(args, grad, stream);
-      break;
-    case BSPARSE_BFLOAT16:
-      error = launch<__nv_bfloat16>(args, grad, stream);
-      break;
-  }
+  const cudaError_t error = with_element(args.dtype, [&](auto element) {
+    return launch<typename decltype(element)::Type>(args, grad, stream);
+  });
   return check_cuda(error, "launching the gradient of a layer norm");
 }
 

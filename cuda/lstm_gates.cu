@@ -8,6 +8,7 @@
 #include "cuda/error.h"
 #include "cuda/layer_norm_check.h"
 #include "cuda/recurrent.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -224,17 +225,11 @@ cudaError_t launch(const LstmGates& args, bool backward, cudaStream_t stream) {
 cudaError_t dispatch(const bsparse_lstm_gates_args& request, const LstmGates& args, bool backward,
                      cudaStream_t stream) {
   const bool float_cell = request.cell_dtype == BSPARSE_FLOAT32;
-  switch (request.dtype) {
-    case BSPARSE_FLOAT32:
-      return launch<float, float>(args, backward, stream);
-    case BSPARSE_FLOAT16:
-      return float_cell ? launch<__half, float>(args, backward, stream)
-                        : launch<__half, __half>(args, backward, stream);
-    case BSPARSE_BFLOAT16:
-      return float_cell ? launch<__nv_bfloat16, float>(args, backward, stream)
-                        : launch<__nv_bfloat16, __nv_bfloat16>(args, backward, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_element(request.dtype, [&](auto element) {
+    using Element = typename decltype(element)::Type;
+    return float_cell ? launch<Element, float>(args, backward, stream)
+                      : launch<Element, Element>(args, backward, stream);
+  });
 }
 
 bsparse_status check(const bsparse_lstm_gates_args& args, bool backward) {

@@ -2,6 +2,7 @@
 
 #include "cuda/dtype.cuh"
 #include "cuda/support_kernels.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -46,25 +47,14 @@ cudaError_t launch(const bsparse_prepare_weights_args& args, cudaStream_t stream
   return cudaGetLastError();
 }
 
-template <class In>
-cudaError_t launch_from(const bsparse_prepare_weights_args& args, cudaStream_t stream) {
-  switch (args.out_dtype) {
-    case BSPARSE_FLOAT32: return launch<In, float>(args, stream);
-    case BSPARSE_FLOAT16: return launch<In, __half>(args, stream);
-    case BSPARSE_BFLOAT16: return launch<In, __nv_bfloat16>(args, stream);
-  }
-  return cudaErrorInvalidValue;
-}
-
 }  // namespace
 
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream) {
-  switch (args.in_dtype) {
-    case BSPARSE_FLOAT32: return launch_from<float>(args, stream);
-    case BSPARSE_FLOAT16: return launch_from<__half>(args, stream);
-    case BSPARSE_BFLOAT16: return launch_from<__nv_bfloat16>(args, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_element(args.in_dtype, [&](auto in) {
+    return with_element(args.out_dtype, [&](auto out) {
+      return launch<typename decltype(in)::Type, typename decltype(out)::Type>(args, stream);
+    });
+  });
 }
 
 }  // namespace bsparse

@@ -5,6 +5,7 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/kernel_table.h"
 #include "cuda/support_kernels.h"
+#include "cuda/with_element.cuh"
 
 namespace bsparse {
 namespace {
@@ -87,12 +88,9 @@ bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_
   constexpr int kMaxGridY = 65535;
   const dim3 grid(grid_for(args.batch * args.plan.columns * args.block_size),
                   std::min(args.plan.num_splits, kMaxGridY));
-  Kernel kernel;
-  switch (args.dtype) {
-    case BSPARSE_FLOAT32: kernel = reduce_matmul_kernel_for<float>(args); break;
-    case BSPARSE_FLOAT16: kernel = reduce_matmul_kernel_for<__half>(args); break;
-    case BSPARSE_BFLOAT16: kernel = reduce_matmul_kernel_for<__nv_bfloat16>(args); break;
-  }
+  const Kernel kernel = with_element(args.dtype, [&](auto element) {
+    return reduce_matmul_kernel_for<typename decltype(element)::Type>(args);
+  });
   bsparse_matmul_args copy = args;
   return launch(kernel, "adding partial columns", grid, &copy, stream);
 }
@@ -100,17 +98,10 @@ bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream) {
   const unsigned grid = grid_for(args.num_blocks * args.block_elements / 2);
-  switch (out_dtype) {
-    case BSPARSE_FLOAT32:
-      reduce_matmul_dw_kernel<float><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
-    case BSPARSE_FLOAT16:
-      reduce_matmul_dw_kernel<__half><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
-    case BSPARSE_BFLOAT16:
-      reduce_matmul_dw_kernel<__nv_bfloat16><<<grid, kReduceThreads, 0, stream>>>(args);
-      break;
-  }
+  auto* const kernel = with_element(out_dtype, [](auto element) {
+    return &reduce_matmul_dw_kernel<typename decltype(element)::Type>;
+  });
+  kernel<<<grid, kReduceThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
