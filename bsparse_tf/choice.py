@@ -42,8 +42,8 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
     "features last and a batch above 64",
-    "not the Hopper family: its blocks are 16 and more; with TF32, and for dw with features last, 32 "
-    "and more",
+    "not the Hopper family: with TF32, and for dw with features last, its blocks are 32 and more, for "
+    "dw with features first 16 and more, with a batch up to 64 of 16 bit 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )
@@ -91,6 +91,7 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("columns", ctypes.c_int32),
         ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
+        ("unit_blocks", ctypes.c_int32),
     ]
 
 
@@ -117,6 +118,7 @@ class Tile:
       cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
+      unit_blocks: blocks along each side of a unit, which columns are made of.
     """
 
     batch_tile: int
@@ -124,6 +126,7 @@ class Tile:
     columns: int
     cta_columns: int
     shared_columns: int
+    unit_blocks: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +261,7 @@ def _choose_gpu(request, device):
             choice.tile.columns,
             choice.tile.cta_columns,
             choice.tile.shared_columns,
+            choice.tile.unit_blocks,
         )
     return Choice(
         f"sm_{device.compute_capability}",

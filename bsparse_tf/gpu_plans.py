@@ -35,6 +35,7 @@ class _Request(ctypes.Structure):
         ("columns", ctypes.c_int32),
         ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
+        ("unit_blocks", ctypes.c_int32),
     ]
 
 
@@ -63,9 +64,11 @@ class MatmulPlan:
     Attributes:
       items: int32 [items, 4], (group, first entry, last entry, partial or -1), in launch order.
       entries: int32, by group. Of kernels for sm_80 [entries, 2], (input block, weight block). Of
-        Hopper's [entries, ctas, 2 + columns / ctas]: in each entry every one of an item's
+        Hopper's [entries, ctas, 2 + weight blocks]: in each entry every one of an item's
         multiprocessors takes an input block or -1; the second number has a bit for each of them
         that this one sends it to (0: another sends it); then each column's weight block or -1.
+        Blocks of 8 are taken in squares of four, "units": then groups and entries count these, and
+        a column has four weight blocks, by input and then output.
       splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
         whose partial sums are added in this order.
       groups: int32 [groups, columns], output blocks computed together, or -1.
@@ -169,6 +172,7 @@ def matmul_plan(
     columns=1,
     cta_columns=1,
     shared_columns=1,
+    unit_blocks=1,
 ):
     """The plan that a GPU with `sm_count` multiprocessors would run.
 
@@ -186,6 +190,7 @@ def matmul_plan(
       cta_columns: of those, one multiprocessor's: 1, or 128 / block_size.
       shared_columns: of those, the neighbours that one product instruction covers: 1, or
         64 / block_size.
+      unit_blocks: blocks along each side of a unit, which columns are made of.
 
     Returns:
       A :class:`MatmulPlan`.
@@ -200,11 +205,13 @@ def matmul_plan(
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
          choices.FAMILIES.index(family), columns, cta_columns),
         shared_columns,
+        unit_blocks,
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     if family.startswith("sm90"):
-        words = 1 << (1 + cta_columns).bit_length()  # a power of two
-        entries = entries.reshape(-1, columns // cta_columns, words)[:, :, : 2 + cta_columns]
+        blocks = cta_columns * unit_blocks**2
+        words = 1 << (1 + blocks).bit_length()  # a power of two
+        entries = entries.reshape(-1, columns // cta_columns, words)[:, :, : 2 + blocks]
     else:
         entries = entries.reshape(-1, 2)
     return MatmulPlan(
@@ -287,13 +294,14 @@ def matmul_dw_plan(
     )
 
 
-def _build(function, options, coords, target, shared_columns):
+def _build(function, options, coords, target, shared_columns, unit_blocks=1):
     """(summary, a copy of the tables) of a plan. Raises ValueError if the layout is not valid."""
     coords = np.ascontiguousarray(coords, dtype=np.int32)
     library = ctypes.CDLL(native.ops_library_path())
     build = getattr(library, function)
     build.restype = ctypes.c_void_p
-    request = _Request(coords.ctypes.data, len(coords), *target, shared_columns)
+    request = _Request(coords.ctypes.data, len(coords), *target, shared_columns,
+                       unit_blocks)
     error = ctypes.create_string_buffer(512)
     handle = build(ctypes.byref(request), *options, error, ctypes.c_size_t(len(error)))
     if not handle:

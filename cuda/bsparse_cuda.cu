@@ -62,20 +62,20 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
                        const bsparse_tile_request& request, int32_t sm_count, int32_t ctas) {
-  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1};
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1};
   if (request.is_dw != 0) {
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
-            batch_ranges(family, request)};
+            batch_ranges(family, request), 1};
   }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
     cluster = union_ctas(
         wanted_union_ctas(request.block_size, request.feature_axis, request.density),
-        (int64_t{request.out_blocks} + kernel.columns - 1) / kernel.columns,
+        (int64_t{request.out_blocks} * request.block_size - 1) / kUnionOutputs + 1,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
-          kernel.shared_columns};
+          kernel.shared_columns, kernel.unit_blocks};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.

@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 8
+#define BSPARSE_CUDA_API_VERSION 9
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -85,6 +85,8 @@ typedef struct {
   int32_t cta_columns;  // of those, one CTA's: an item has columns / cta_columns CTAs
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
+  int32_t unit_blocks;  // stored blocks along each side of a unit. Where there are several, "column"
+                        // and "in_block" mean those of units, each a square of neighbouring blocks
 } bsparse_tile;
 
 // Why a product is or is not computed by way of the dense matrix.
@@ -116,13 +118,14 @@ typedef struct {
   char name[64];  // as kernel_name gives it
 } bsparse_choice;
 
-// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL: a power of two.
+// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL, which names so many
+// weight blocks: a power of two.
 #ifdef __cplusplus
 constexpr
 #endif
-static inline int32_t bsparse_record_words(int32_t cta_columns) {
+static inline int32_t bsparse_record_words(int32_t weight_blocks) {
   int32_t words = 2;
-  while (words < cta_columns + 2) words *= 2;
+  while (words < weight_blocks + 2) words *= 2;
   return words;
 }
 
@@ -132,9 +135,10 @@ static inline int32_t bsparse_record_words(int32_t cta_columns) {
 //
 // BSPARSE_SM90 and BSPARSE_SM90_SMALL have items of several columns, dealt to one or more CTAs,
 // `cta_columns` each. An entry is a round, in which every CTA of the item takes an input block: a
-// record for each CTA, of bsparse_record_words(cta_columns) numbers: in_block or -1; the CTAs of the
-// item that this one sends the block of x to, itself among them, as bits, or 0 where another sends
-// it; weight_block or -1 of each of its columns; filling.
+// record for each CTA: in_block or -1; the CTAs of the item that this one sends the block of x to,
+// itself among them, as bits, or 0 where another sends it; of each of its columns the weight_block or
+// -1, where columns are of units those of the unit, by input and then output; filling up to
+// bsparse_record_words().
 //
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block

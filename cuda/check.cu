@@ -84,7 +84,10 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   const bsparse_matmul_plan& plan = args.plan;
   RETURN_IF_FAILED(check_range("plan.columns", plan.columns, 1, kMaxColumns));
   const bool streams = plan.kernel == BSPARSE_SM90_STREAM;
-  const int32_t groups = (args.out_blocks - 1) / plan.columns + 1;
+  const int32_t width = column_features(plan.kernel, args.block_size);
+  const int64_t group_features = int64_t{plan.columns} * width;
+  const auto groups = static_cast<int32_t>(
+      (int64_t{args.out_blocks} * args.block_size - 1) / group_features + 1);
   RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, streams ? 1 : groups, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, groups));
   RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0,
@@ -93,7 +96,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
                                INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
   RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
-                              int64_t{plan.columns} * args.block_size, sizeof(float)));
+                              group_features, sizeof(float)));
   if (args.batch == 0) return BSPARSE_OK;
   const size_t size = element_size(args.dtype);
   RETURN_IF_FAILED(check_pointer("x", args.x, size));

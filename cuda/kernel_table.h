@@ -8,6 +8,7 @@
 
 #include "cuda/bsparse_cuda.h"
 #include "cuda/matmul_params.h"
+#include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
 
@@ -15,8 +16,13 @@ namespace bsparse {
 const char* math_name(bsparse_dtype dtype, bsparse_float32_math float32_math);
 
 // Families for Hopper whose items are unions; their partials lie outputs first.
-constexpr bool is_union(int32_t family) {
+__host__ __device__ constexpr bool is_union(int32_t family) {
   return family == BSPARSE_SM90 || family == BSPARSE_SM90_SMALL;
+}
+
+// Of a column of such a family's items, or of another's.
+__host__ __device__ constexpr int column_features(int32_t family, int block_size) {
+  return is_union(family) ? block_size * union_unit_blocks(block_size) : block_size;
 }
 
 Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,

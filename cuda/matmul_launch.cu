@@ -46,6 +46,14 @@ bsparse_status map_activations(const bsparse_matmul_args& args, MapType type, co
              : make_tensor_map(type, data, args.batch, size, std::min(batch, 64), features, map);
 }
 
+// Blocks of 16-bit weights, each of which lies in one piece, as lines of 128 bytes; boxes hold a block.
+bsparse_status map_weight_lines(const bsparse_matmul_args& args, CUtensorMap* map) {
+  constexpr int kLine = 64;  // elements
+  const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
+  return make_tensor_map(map_type(args.dtype), args.w, kLine, args.plan.num_blocks * lines, kLine,
+                         static_cast<int>(lines), map);
+}
+
 // Differs from launch to launch, and from whatever scratch memory may hold: 64 random bits that a
 // counter is added to.
 uint64_t number_of_launch() {
@@ -75,7 +83,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const int64_t tile = streams ? stream_batch_tile(args.batch) : 1;
   const int64_t tiles = (args.batch + tile - 1) / tile;
   const auto partials = static_cast<size_t>(tiles) * args.plan.num_partials;
-  bytes = round_up(partials * tile * args.plan.columns * args.block_size * sizeof(float));
+  bytes = round_up(partials * tile * args.plan.columns * column_features(args.plan.kernel, args.block_size) * sizeof(float));
   if (streams) {
     flags = bytes;
     bytes += round_up(partials * sizeof(uint64_t));
@@ -177,9 +185,11 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     w = place;
   }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    status = make_tensor_map(operand_type(args), w, args.block_size,
-                             int64_t{args.plan.num_blocks} * args.block_size, width,
-                             std::min(args.block_size, 64), &params.w);
+    status = kernel.weight_lines
+                 ? map_weight_lines(args, &params.w)
+                 : make_tensor_map(operand_type(args), w, args.block_size,
+                                   int64_t{args.plan.num_blocks} * args.block_size, width,
+                                   std::min(args.block_size, 64), &params.w);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;
@@ -190,6 +200,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   params.columns = args.plan.groups;
   params.batch = args.batch;
   params.num_blocks = args.plan.num_blocks;
+  params.out_features = static_cast<int32_t>(out_features(args));
   params.activation = args.activation;
   const int64_t batch_tiles = (args.batch - 1) / kernel.batch_tile + 1;
   params.keeps_weights = batch_tiles > 1 && weight_bytes(args) <= kKeptWeightBytes;
@@ -237,12 +248,7 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
     status = map_activations(args, type, args.residual, out_features(args), args.block_size,
                              box_batch, &params.residual);
   }
-  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    constexpr int kLine = 64;  // elements of 128 bytes
-    const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
-    status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
-                             static_cast<int>(lines), &params.w);
-  }
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0) status = map_weight_lines(args, &params.w);
   if (status != BSPARSE_OK) return status;
   const MatmulWorkspace workspace(args);
   auto* const scratch = static_cast<char*>(args.workspace);

@@ -38,7 +38,7 @@ struct MatmulParams {
 // The same for kernels whose items are unions of block columns. Their CTAs take tile after tile.
 struct UnionMatmulParams {
   CUtensorMap x;
-  CUtensorMap w;  // (blocks * bs, bs)
+  CUtensorMap w;  // (blocks * bs, bs), or lines of 128 bytes
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
@@ -52,6 +52,7 @@ struct UnionMatmulParams {
   uint32_t num_tiles;
   uint32_t ctas;  // of an item: a cluster
   int32_t num_blocks;
+  int32_t out_features;
   int32_t activation;
   bool keeps_weights;  // in L2
   bool adds_residual;
@@ -149,6 +150,8 @@ struct Kernel {
   int shared_columns = 1;  // of a matmul kernel: those of them that share a product
   int store_batch = 0;     // batch entries of a box of y
   int box_features = 0;    // features that boxes of x and y are wide, and elements those of w
+  int unit_blocks = 1;     // blocks along each side of a unit
+  bool weight_lines = false;  // copies weight blocks as lines of 128 bytes
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
   bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)
@@ -170,7 +173,7 @@ Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32x3(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
-// The sm90 family: blocks of 16 and more (dw with features last: of 32), TF32 for products with features
+// The sm90 family: all blocks (dw of 16 and more, with features last of 32), TF32 for products with features
 // last and blocks of 32 and more alone. No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);

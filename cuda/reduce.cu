@@ -24,7 +24,8 @@ template <class Element, bool kBatchFirst>
 __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args args) {
   follow_kernel_before();
   const bsparse_matmul_plan& plan = args.plan;
-  const int64_t outputs = int64_t{plan.columns} * args.block_size;
+  const int width = column_features(plan.kernel, args.block_size);
+  const int64_t outputs = int64_t{plan.columns} * width;
   const int64_t features = int64_t{args.out_blocks} * args.block_size;
   const int64_t elements = args.batch * outputs;  // of one partial
   auto* const y = static_cast<Element*>(args.y);
@@ -38,11 +39,12 @@ __global__ void reduce_matmul_kernel(const __grid_constant__ bsparse_matmul_args
          e += int64_t{gridDim.x} * kReduceThreads) {
       const int64_t output = kBatchFirst ? e % outputs : e / args.batch;
       const int64_t batch = kBatchFirst ? e / outputs : e % args.batch;
-      const int64_t in_group = output / args.block_size;
+      const int64_t in_group = output / width;
       const int64_t column =
           plan.columns == 1 ? split[0] : plan.groups[split[0] * plan.columns + in_group];
       if (column < 0) continue;
-      const int64_t feature = column * args.block_size + output % args.block_size;
+      const int64_t feature = column * width + output % width;
+      if (feature >= features) continue;  // of the last unit
       float sum = partials[e];
       for (int p = 1; p < num_partials; ++p) sum += partials[p * elements + e];
       if (bias != nullptr) sum += to_float(bias[feature]);
@@ -86,7 +88,8 @@ __global__ void reduce_matmul_dw_kernel(const __grid_constant__ ReduceMatmulDw a
 
 bsparse_status launch_reduce_matmul(const bsparse_matmul_args& args, cudaStream_t stream) {
   constexpr int kMaxGridY = 65535;
-  const dim3 grid(grid_for(args.batch * args.plan.columns * args.block_size),
+  const int64_t width = column_features(args.plan.kernel, args.block_size);
+  const dim3 grid(grid_for(args.batch * args.plan.columns * width),
                   std::min(args.plan.num_splits, kMaxGridY));
   const Kernel kernel = with_element(args.dtype, [&](auto element) {
     return reduce_matmul_kernel_for<typename decltype(element)::Type>(args);

@@ -12,26 +12,20 @@
 
 namespace bsparse {
 
-// The sums of a warpgroup: its half of the batch tile, by all of the CTA's columns; where warps multiply
-// on their own, the whole batch tile by half of the columns. Thread t holds, at
+// The sums of a warpgroup: its half of the batch tile, by all of the CTA's columns. Thread t holds, at
 // [column][tile][4 * j + 2 * h + i], batch entry 64 * tile + 16 * warp + lane / 4 + 8 * h of the
 // warpgroup's and output 8 * j + 2 * (lane % 4) + i of the column.
 template <class Traits>
 struct BatchRows {
-  static constexpr int kBatch = Traits::kBatchTile / (Traits::kWarpRows ? 1 : kConsumers);
-  static constexpr int kColumns = Traits::kColumns / (Traits::kWarpRows ? kConsumers : 1);
+  static constexpr int kBatch = Traits::kBatchTile / kConsumers;
+  static constexpr int kColumns = Traits::kColumns;
   static constexpr int kTiles = kBatch / 64;
   static constexpr int kSums = Traits::kBlockSize / 2;
   using Sums = float[kColumns][kTiles][kSums];
   using Operand = uint32_t[kTiles][Traits::kSteps][4];
 
   // Of the CTA's, a warpgroup's first.
-  static __device__ __forceinline__ int first_batch(int group) {
-    return Traits::kWarpRows ? 0 : group * kBatch;
-  }
-  static __device__ __forceinline__ int first_column(int group) {
-    return Traits::kWarpRows ? group * kColumns : 0;
-  }
+  static __device__ __forceinline__ int first_batch(int group) { return group * kBatch; }
 
   static __device__ __forceinline__ void clear(Sums& sums) {
 #pragma unroll
@@ -78,8 +72,7 @@ struct BatchRowsEpilogue {
         partial(walk.item.w),
         rank(ptx::rank_in_cluster()) {
     const int32_t* const columns =
-        p.columns + (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns +
-        Rows::first_column(group);
+        p.columns + (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns;
 #pragma unroll
     for (int c = 0; c < Rows::kColumns; ++c) {
       features[c] = columns[c] < 0 ? -1 : columns[c] * Traits::kBlockSize;
@@ -262,7 +255,7 @@ struct BatchRowsEpilogue {
       for (int tile = 0; tile < Rows::kTiles; ++tile) {
 #pragma unroll
         for (int e = 0; e < Rows::kSums; ++e) {
-          const int output = (Rows::first_column(group) + c) * Traits::kBlockSize + e / 4 * 8 + lane % 4 * 2 + e % 2;
+          const int output = c * Traits::kBlockSize + e / 4 * 8 + lane % 4 * 2 + e % 2;
           const int64_t batch = batch_begin + 64 * tile + threadIdx.x % 128 / 32 * 16 + lane / 4 +
                                 e % 4 / 2 * 8;
           if (batch < params.batch) {

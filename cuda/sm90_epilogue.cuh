@@ -56,9 +56,8 @@ struct UnionEpilogue {
 #pragma unroll
     for (int width = 0; width < Traits::kWidthsY; ++width) {
       const int output = group * 64 + width * Traits::kDepth;  // of the item's
-      const int column = columns[output / Traits::kBlockSize];
-      features[width] =
-          column < 0 ? -1 : column * Traits::kBlockSize + output % Traits::kBlockSize;
+      const int column = columns[output / Traits::kUnit];
+      features[width] = column < 0 ? -1 : column * Traits::kUnit + output % Traits::kUnit;
     }
   }
 
@@ -79,9 +78,11 @@ struct UnionEpilogue {
       for (int h = 0; h < 2; ++h) {
         const int m = warp_output + lane / 4 + 8 * h;
         const int output = group * 64 + m;  // of the item's
-        const int column = columns[output / Traits::kBlockSize];
-        const int feature = column * Traits::kBlockSize + output % Traits::kBlockSize;
-        const float add = column < 0 ? 0.0f : to_float(bias[feature]);
+        const int column = columns[output / Traits::kUnit];
+        const int feature = column * Traits::kUnit + output % Traits::kUnit;
+        // The last unit may lie half outside.
+        const bool there = column >= 0 && feature < params.out_features;
+        const float add = there ? to_float(bias[feature]) : 0.0f;
 #pragma unroll
         for (int j = 0; j < kBatchTile / 8; ++j) {
           sums[4 * j + 2 * h] += add;

@@ -8,9 +8,9 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
-// block columns it is the other way round (sm90_batch_rows.cuh, and by warps sm90_warp_rows.cuh), but
-// for TF32: there a missing block of the 64 counts as zeros, which the copy engine makes (a box outside
-// the tensor).
+// block columns, a missing block of the 64 counts as zeros: in registers (sm90_register_weights.cuh), or
+// of TF32 in boxes outside the tensor, which the copy engine fills; or it is the other way round
+// (sm90_batch_rows.cuh).
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
@@ -22,11 +22,11 @@
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
 #include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_register_weights.cuh"
 #include "cuda/sm90_ring.cuh"
 #include "cuda/sm90_slots.cuh"
 #include "cuda/sm90_stage_record.cuh"
 #include "cuda/sm90_union.cuh"
-#include "cuda/sm90_warp_rows.cuh"
 
 namespace bsparse {
 
@@ -74,7 +74,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
     int pending = -1;  // stage whose products are still under way
     for (int s = 0; s < stages; ++s) {
       const int stage = cursor.stage;
-      ptx::barrier_wait(shared.full(stage), cursor.parity);
+      wait_for_stage(shared.full(stage), cursor.parity, pending, release);
       cursor.advance();
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
@@ -111,6 +111,9 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
   const UnionShared<Traits> shared = {ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)};
+  if (Traits::kRegisterWeights && threadIdx.x < Traits::kZeroBytes / 4) {
+    ptx::store_shared(shared.zeros() + 4 * threadIdx.x, 0);
+  }
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.x);
     ptx::prefetch_tensor_map(&params.w);
@@ -121,8 +124,8 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
 #pragma unroll 1
     for (int stage = 0; stage < Traits::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w
-      ptx::barrier_init(shared.empty_x(stage), Traits::kReleases * params.ctas);
-      ptx::barrier_init(shared.empty_w(stage), Traits::kReleases);
+      ptx::barrier_init(shared.empty_x(stage), kConsumers * params.ctas);
+      ptx::barrier_init(shared.empty_w(stage), kConsumers);
     }
     ptx::barrier_init_fence();
   }
@@ -132,10 +135,10 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
     constexpr int kTurns = kProducers / 2;
-    using Inputs = std::conditional_t<Traits::kWarpRows,
+    using Inputs = std::conditional_t<Traits::kRegisterWeights,
                                       SlotQueue<Traits, InputSlot<Traits>, kTurns>,
                                       RecordQueue<Traits, InputRecord, kTurns>>;
-    using Weights = std::conditional_t<Traits::kWarpRows,
+    using Weights = std::conditional_t<Traits::kRegisterWeights,
                                        SlotQueue<Traits, WeightSlot<Traits>, kTurns>,
                                        RecordQueue<Traits, WeightRecord<Traits>, kTurns>>;
     if (producer < kTurns) {
@@ -145,8 +148,8 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     }
   } else {
     ptx::take_registers<216>();
-    if constexpr (Traits::kWarpRows) {
-      consume_warp_rows(params, shared, warpgroup);
+    if constexpr (Traits::kRegisterWeights) {
+      consume_register_weights(params, shared, warpgroup);
     } else if constexpr (Traits::kBatchRows) {
       consume_batch_rows(params, shared, warpgroup);
     } else {
@@ -166,7 +169,9 @@ Kernel sm90_matmul_entry() {
           .columns = Traits::kColumns,
           .shared_columns = Traits::kSharedColumns,
           .store_batch = Traits::kRoundBatch,
-          .box_features = Traits::kDepth};
+          .box_features = Traits::kDepth,
+          .unit_blocks = Traits::kUnit / Traits::kBlockSize,
+          .weight_lines = Traits::kRegisterWeights};
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
@@ -206,11 +211,13 @@ Kernel sm90_matmul_for(const MatmulVariant& variant) {
 template <class Math>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   constexpr int kSize = sizeof(typename Math::Element);
+  constexpr int kSmallest = smallest_union_block(kUnionSmallBatch + 1, kSize);
   switch (variant.block_size) {
+    case 8:
+      if constexpr (kSmallest <= 8) return sm90_matmul_for<Math, 8>(variant);
+      return {};
     case 16:
-      if constexpr (smallest_union_block(kUnionSmallBatch + 1, kSize) <= 16) {
-        return sm90_matmul_for<Math, 16>(variant);
-      }
+      if constexpr (kSmallest <= 16) return sm90_matmul_for<Math, 16>(variant);
       return {};
     case 32: return sm90_matmul_for<Math, 32>(variant);
     case 64: return sm90_matmul_for<Math, 64>(variant);

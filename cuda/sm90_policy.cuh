@@ -20,6 +20,9 @@ inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
 // Bytes of shared memory that a CTA may have on an H100.
 inline constexpr int kMaxSharedBytes = 227 * 1024;
 
+#ifndef BSPARSE_ENTRIES_16
+#define BSPARSE_ENTRIES_16 4
+#endif
 struct UnionTile {
   int batch_tile;
   int depth;    // terms of the sum in a stage and entry
@@ -30,8 +33,22 @@ struct UnionTile {
 // rows, the more entries a stage has, so that consumers wait less often.
 constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
-  const int entries = block_size >= most ? 1 : block_size >= 32 ? 2 : 4;
+  const int entries = block_size >= most ? 1 : block_size >= 32 ? 2 : BSPARSE_ENTRIES_16;
   return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most, entries};
+}
+
+// Blocks along each side of a unit, which is what columns and entries are made of: half of a product's
+// smallest operand, 16 inputs, is no block of its own.
+__host__ __device__ constexpr int union_unit_blocks(int block_size) {
+  return block_size < 16 ? 16 / block_size : 1;
+}
+
+// Whether union tiles multiply weights out of registers.
+#ifndef BSPARSE_LARGEST_REGISTER_BLOCK
+#define BSPARSE_LARGEST_REGISTER_BLOCK 16
+#endif
+constexpr bool registers_hold_weights(int block_size, int element_size) {
+  return block_size <= BSPARSE_LARGEST_REGISTER_BLOCK && element_size == 2;
 }
 
 // CTAs of a cluster: as many as every Hopper GPU can place.
@@ -112,7 +129,7 @@ constexpr bool streams(int block_size, int64_t batch) {
 constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
 
 constexpr int smallest_union_block(int64_t batch, int element_size) {
-  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 16 : 32;
+  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 8 : 32;
 }
 
 }  // namespace bsparse

@@ -33,7 +33,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   for (int e = 0; e < Traits::kEntries; ++e) {
     const InputRecord& entry = record.entries[e];
     if (entry.ranks == 0) continue;
-    const int feature = entry.in_block * Traits::kBlockSize + part * Traits::kDepth;
+    const int feature = entry.in_block * Traits::kUnit + part * Traits::kDepth;
 #pragma unroll
     for (int b = 0; b < Traits::kBoxesX; ++b) {
       copy_x<Traits>(shared.x(stage, e) + b * Traits::kBoxBytesX, params, feature,

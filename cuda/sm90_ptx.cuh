@@ -97,6 +97,21 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       : "memory");
 }
 
+// Whether the phase of this parity is over.
+__device__ __forceinline__ bool barrier_is_over(uint32_t barrier, uint32_t parity) {
+  uint32_t over;
+  asm volatile(
+      "{\n"
+      ".reg .pred over;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, over;\n"
+      "}\n"
+      : "=r"(over)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return over != 0;
+}
+
 // A barrier among `threads` threads of the CTA; 0 is __syncthreads()'s.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -349,8 +364,16 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
 template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
-  static_assert(kN == 32, "the width that kernels use");
-  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+  static_assert(kN == 32 || kN == 256, "widths that kernels use");
+  if constexpr (kN == 256 && std::is_same_v<Element, __nv_bfloat16>) {
+    BSPARSE_WGMMA_OF_REGISTERS("bf16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", "%132",
+                               "%133", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32), BSPARSE_F32(d, 64),
+                               BSPARSE_F32(d, 96));
+  } else if constexpr (kN == 256) {
+    BSPARSE_WGMMA_OF_REGISTERS("f16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", "%132",
+                               "%133", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32), BSPARSE_F32(d, 64),
+                               BSPARSE_F32(d, 96));
+  } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
     BSPARSE_WGMMA_OF_REGISTERS("bf16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
                                BSPARSE_F16(d, 0));
   } else {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cuda/sm90_ptx.cuh"
+
 namespace bsparse {
 
 // A place in the ring of stages, and the parity of its phase.
@@ -31,6 +33,21 @@ struct StageCursor {
     }
   }
 };
+
+// Waits until a stage has come. If it has not, the products of the `pending` stage (or -1) are waited
+// for and that one is released first: copies on their way are what is short then.
+template <class Release>
+__device__ __forceinline__ void wait_for_stage(uint32_t full, uint32_t parity, int& pending,
+                                               const Release& release) {
+#ifndef BSPARSE_NO_EARLY_RELEASE
+  if (pending >= 0 && !ptx::barrier_is_over(full, parity)) {
+    ptx::wgmma_wait<0>();
+    release(pending);
+    pending = -1;
+  }
+#endif
+  ptx::barrier_wait(full, parity);
+}
 
 // A number made of one register of each load of fragments. Where a release depends on it, as by a mask
 // that is 0 and that the compiler does not know to be, the loads are over before: neither barriers nor

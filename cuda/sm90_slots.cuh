@@ -24,22 +24,37 @@ struct InputSlot {
   }
 };
 
-// A lane's weight block in a stage: by warpgroup, entry and column.
+// A lane's column of an entry in a stage: the weight blocks of its unit.
 template <class Traits>
 struct WeightSlot {
   static constexpr bool kInputs = false;
   static constexpr int kSlots = Traits::kEntries * Traits::kColumns;
-  static constexpr int kColumns = Traits::kColumns / kConsumers;
-  int block = -1;
+  static constexpr int kBlocks = Traits::kUnitBlocks;
+  int blocks[kBlocks];
 
-  static __device__ __forceinline__ int entry(int lane) {
-    return lane / kColumns % Traits::kEntries;
+  __device__ __forceinline__ WeightSlot() {
+#pragma unroll
+    for (int& block : blocks) block = -1;
   }
+
+  static __device__ __forceinline__ int entry(int lane) { return lane / Traits::kColumns; }
 
   // A block whose gate is 0 counts as missing.
   __device__ __forceinline__ void read(const int32_t* words, int lane, const float* gate) {
-    block = __ldg(words + 2 + lane / (kSlots / kConsumers) * kColumns + lane % kColumns);
-    if (gate != nullptr && block >= 0 && gate[block] == 0.0f) block = -1;
+    const int32_t* const from = words + 2 + lane % Traits::kColumns * kBlocks;
+    if constexpr (kBlocks == 4) {
+      const int2 first = __ldg(reinterpret_cast<const int2*>(from));
+      const int2 second = __ldg(reinterpret_cast<const int2*>(from + 2));
+      blocks[0] = first.x, blocks[1] = first.y, blocks[2] = second.x, blocks[3] = second.y;
+    } else {
+      static_assert(kBlocks == 1);
+      blocks[0] = __ldg(from);
+    }
+    if (gate == nullptr) return;
+#pragma unroll
+    for (int& block : blocks) {
+      if (block >= 0 && gate[block] == 0.0f) block = -1;
+    }
   }
 };
 
@@ -55,28 +70,39 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   __syncwarp();
   if (slot.record.ranks == 0) return;
   copy_x<Traits>(shared.x(stage, 0) + lane * Traits::kBoxBytesX, params,
-                 slot.record.in_block * Traits::kBlockSize,
+                 slot.record.in_block * Traits::kUnit,
                  batch_begin + lane % Traits::kBoxesX * Traits::kBoxBatch, full,
                  slot.record.ranks);
 }
 
-// Says which weight blocks there are, and copies them one behind the other.
+// Says which weight blocks there are, and copies each to its place.
 template <class Traits>
 __device__ __forceinline__ void fill(const UnionMatmulParams& params,
                                      const UnionShared<Traits>& shared, int stage,
                                      const WeightSlot<Traits>& slot, int, int, bool) {
+  constexpr int kBlocks = Traits::kUnitBlocks;
+  constexpr int kLanes = 32 / kBlocks;  // of a word of the mask
   const int lane = threadIdx.x % 32;
   const uint32_t full = shared.full(stage);
-  const uint32_t there = __ballot_sync(~0u, slot.block >= 0);
-  if (lane == 0) {
-    ptx::store_shared(shared.mask(stage), there);
-    ptx::barrier_arrive_expect(full, __popc(there) * Traits::kBoxBytes);
+  uint32_t there = 0;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) there |= slot.blocks[b] >= 0 ? 1u << b : 0u;
+  uint32_t word = there << lane % kLanes * kBlocks;
+#pragma unroll
+  for (int step = 1; step < kLanes; step *= 2) word |= __shfl_xor_sync(~0u, word, step);
+  const uint32_t count = __reduce_add_sync(~0u, static_cast<uint32_t>(__popc(there)));
+  if (lane % kLanes == 0 && lane / kLanes < Traits::kMaskWords) {
+    ptx::store_shared(shared.mask(stage) + 4 * (lane / kLanes), word);
   }
   __syncwarp();
-  if (slot.block < 0) return;
-  const int before = __popc(there & ((1u << lane) - 1));
-  copy_w(shared.w(stage, 0) + before * Traits::kBoxBytes, params, 0,
-         slot.block * Traits::kBlockSize, full);
+  if (lane == 0) ptx::barrier_arrive_expect(full, count * Traits::kBlockBytes);
+  __syncwarp();
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    if (slot.blocks[b] < 0) continue;
+    copy_w(shared.w(stage, 0) + (lane * kBlocks + b) * Traits::kBlockBytes, params, 0,
+           slot.blocks[b] * Traits::kBlockLines, full);
+  }
 }
 
 // A lane's slots of every kTurns-th stage, in the order of a tile walk: some are read while those
@@ -84,7 +110,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
 template <class Traits, class Slot, int kTurns>
 struct SlotQueue {
   static constexpr bool kInputs = Slot::kInputs;
-  static constexpr int kWindow = 4;
+  static constexpr int kWindow = sizeof(Slot) > 8 ? 2 : 4;  // as registers allow
   static_assert(Slot::kSlots <= 32, "a slot for each lane");
 
   const UnionMatmulParams& params;

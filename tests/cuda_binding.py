@@ -16,7 +16,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 8
+API_VERSION = 9
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
@@ -41,7 +41,8 @@ class TileRequest(ctypes.Structure):
 
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
-                ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns")]
+                ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns",
+                 "unit_blocks")]
 
 
 class Choice(ctypes.Structure):
@@ -165,7 +166,7 @@ class PlanRequest(ctypes.Structure):
     _fields_ = [("coords", _pointer), ("num_blocks", _long), ("in_blocks", _int),
                 ("out_blocks", _int), ("batch", _long), ("sm_count", _int), ("batch_tile", _int),
                 ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
-                ("cta_columns", _int), ("shared_columns", _int)]
+                ("cta_columns", _int), ("shared_columns", _int), ("unit_blocks", _int)]
 
 
 class PlanSummary(ctypes.Structure):
@@ -237,7 +238,7 @@ def entry_words(tile):
     if tile.kernel not in (SM90, SM90_SMALL):
         return 2
     words = 2
-    while words < tile.cta_columns + 2:
+    while words < tile.cta_columns * tile.unit_blocks**2 + 2:
         words *= 2
     return words * (tile.columns // tile.cta_columns)
 
@@ -246,6 +247,14 @@ def _number_blocks(layout, transpose):
     numbering = np.full(layout.shape, -1)
     numbering[layout] = np.arange(int(layout.sum()))
     return numbering.T if transpose else numbering
+
+
+def _number_units(numbering, unit):
+    """[units, units, blocks of a unit] of [blocks, blocks], filled up with -1."""
+    padded = np.pad(numbering, [(0, -n % unit) for n in numbering.shape], constant_values=-1)
+    rows, columns = (n // unit for n in padded.shape)
+    tiles = padded.reshape(rows, unit, columns, unit).transpose(0, 2, 1, 3)
+    return tiles.reshape(rows, columns, unit * unit)
 
 
 def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
@@ -281,8 +290,10 @@ def _rounds(numbering, group, tile, seed):
     random = np.random.default_rng(seed)
     ctas, words = tile.columns // tile.cta_columns, entry_words(tile)
     rows, busy = [], [0] * ctas  # rounds, and those of each CTA that are taken
+    missing = np.full(tile.unit_blocks**2, -1)
     for c in range(len(numbering)):
-        blocks = np.array([-1 if k < 0 else numbering[c, k] for k in group]).reshape(ctas, -1)
+        blocks = np.array([missing if k < 0 else numbering[c, k] for k in group])
+        blocks = blocks.reshape(ctas, -1)
         needing = [r for r in range(ctas) if blocks[r].max() >= 0]
         parts = random.integers(2, size=len(needing))
         for part in range(2):
@@ -295,7 +306,7 @@ def _rounds(numbering, group, tile, seed):
                 rows[-1][:, 1] = 0
             for r in served:
                 rows[number][r, 0] = c
-                rows[number][r, 2:2 + tile.cta_columns] = blocks[r]
+                rows[number][r, 2:2 + blocks.shape[1]] = blocks[r]
                 busy[r] = number + 1
             rows[number][random.choice(served), 1] = sum(1 << r for r in served)
     return [row.ravel().tolist() for row in rows]
@@ -309,6 +320,8 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     if tile.kernel == SM90_STREAM:
         return stream_plan(layout, tile, transpose, segment, seed)
     numbering = _number_blocks(layout, transpose)
+    if tile.kernel in (SM90, SM90_SMALL):
+        numbering = _number_units(numbering, tile.unit_blocks)
     outputs = numbering.shape[1]
     columns = np.arange(outputs)
     if tile.columns > 1:
@@ -374,7 +387,8 @@ class Planner:
         coords = np.ascontiguousarray(np.argwhere(layout).astype(np.int32))
         request = PlanRequest(coords.ctypes.data, len(coords), *layout.shape, batch,
                               device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
-                              tile.columns, tile.cta_columns, tile.shared_columns)
+                              tile.columns, tile.cta_columns, tile.shared_columns,
+                              tile.unit_blocks)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:

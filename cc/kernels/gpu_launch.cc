@@ -83,6 +83,7 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->columns = tile.columns;
   target->cta_columns = tile.cta_columns;
   target->shared_columns = tile.shared_columns;
+  target->unit_blocks = tile.unit_blocks;
   return status;
 }
 

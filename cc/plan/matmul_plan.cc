@@ -84,8 +84,11 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
     : target_(target) {
   if (target.kernel == BSPARSE_SM90_STREAM) {
     CutForStreams(index, batch);
+  } else if (target.unit_blocks > 1) {
+    const UnitIndex units = GatherUnits(index, target.unit_blocks);
+    CutIntoItems(units.index, &units, batch);
   } else {
-    CutIntoItems(index, batch);
+    CutIntoItems(index, nullptr, batch);
   }
 }
 
@@ -106,11 +109,12 @@ void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
   }
 }
 
-void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
+void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, int64_t batch) {
   const PlanTarget& target = target_;
+  const int32_t record_words = bsparse_record_words(target.cta_columns);
   std::vector<int32_t> groups = GroupColumns(index, target.cta_columns, target.shared_columns);
   if (target.ctas() > 1) groups = DealToClusters(index, groups, target.cta_columns, target.ctas());
-  const int32_t words = entry_words();
+  const int32_t words = is_union() ? target.ctas() * record_words : entry_words();
   const auto num_groups = static_cast<int32_t>(groups.size() / target.columns);
   std::vector<int32_t> entries;
   std::vector<int64_t> offsets = {0};
@@ -118,13 +122,17 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
   for (int32_t g = 0; g < num_groups; ++g) {
     if (is_union()) {
       AppendRounds(index, groups.data() + int64_t{g} * target.columns, target.ctas(),
-                   target.cta_columns, bsparse_record_words(target.cta_columns), &entries);
+                   target.cta_columns, record_words, &entries);
     } else {
       AppendEntries(index, g, &entries);
     }
     offsets.push_back(static_cast<int64_t>(entries.size()) / words);
   }
   num_entries_ = offsets.back();
+  if (units != nullptr) {
+    entries = NameBlocksOfUnits(*units, entries, target.cta_columns, record_words,
+                                entry_words() / target.ctas());
+  }
 
   const int64_t batch_tiles = BatchClass(batch, target);
   const int64_t segment = SegmentLength(offsets, batch_tiles, is_union(), target);
@@ -163,7 +171,9 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, int64_t batch) {
 
 int32_t MatmulPlan::entry_words() const {
   if (is_stream()) return kStreamEntryWords;
-  return is_union() ? target_.ctas() * bsparse_record_words(target_.cta_columns) : 2;
+  if (!is_union()) return 2;
+  const int32_t blocks = target_.cta_columns * target_.unit_blocks * target_.unit_blocks;
+  return target_.ctas() * bsparse_record_words(blocks);
 }
 
 bool MatmulPlan::is_union() const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/unit_index.h"
 
 namespace bsparse {
 
@@ -20,14 +21,16 @@ struct PlanTarget {
   int32_t cta_columns = 1;  // of those, one CTA's
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
+  int32_t unit_blocks = 1;  // stored blocks along each side of a unit, which columns are made of
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 
  private:
-  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
-    return {sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns, shared_columns};
+  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
+    return {sm_count,    batch_tile,     ctas_per_sm, kernel, columns,
+            cta_columns, shared_columns, unit_blocks};
   }
 };
 
@@ -73,7 +76,8 @@ class MatmulPlan {
   double PredictedBalance(int64_t batch) const;
 
  private:
-  void CutIntoItems(const BlockIndex& index, int64_t batch);
+  // `units`: what the columns of `index` are, unless they are blocks.
+  void CutIntoItems(const BlockIndex& index, const UnitIndex* units, int64_t batch);
   void CutForStreams(const BlockIndex& index, int64_t batch);
   bool is_stream() const;
   bool is_union() const;

@@ -32,6 +32,7 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.columns = request.columns;
   target.cta_columns = request.cta_columns;
   target.shared_columns = request.shared_columns;
+  target.unit_blocks = request.unit_blocks;
   return target;
 }
 
