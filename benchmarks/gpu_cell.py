@@ -139,7 +139,7 @@ class Cell:
         more, refusals = gpu_peers.time_peers(peers, self, operation, timers.cold)
         entries = None
         if operation != "dw":
-            entries = plan.tables["entries"].cpu().numpy()[: plan.numbers["num_entries"]]
+            entries = plan.entries(tile)
         limit = gpu_limits.modelled_seconds(rates, self.work(operation), tile,
                                             plan.numbers["num_items"], entries)
         return dict(

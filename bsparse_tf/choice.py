@@ -91,7 +91,9 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("columns", ctypes.c_int32),
         ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
-        ("unit_blocks", ctypes.c_int32),
+        ("entry_blocks", ctypes.c_int32),
+        ("column_blocks", ctypes.c_int32),
+        ("packed", ctypes.c_int32),
     ]
 
 
@@ -118,7 +120,8 @@ class Tile:
       cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
-      unit_blocks: blocks along each side of a unit, which columns are made of.
+      entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of.
+      packed: whether the kernel takes weights packed in the order of their use.
     """
 
     batch_tile: int
@@ -126,7 +129,9 @@ class Tile:
     columns: int
     cta_columns: int
     shared_columns: int
-    unit_blocks: int
+    entry_blocks: int
+    column_blocks: int
+    packed: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +266,9 @@ def _choose_gpu(request, device):
             choice.tile.columns,
             choice.tile.cta_columns,
             choice.tile.shared_columns,
-            choice.tile.unit_blocks,
+            choice.tile.entry_blocks,
+            choice.tile.column_blocks,
+            bool(choice.tile.packed),
         )
     return Choice(
         f"sm_{device.compute_capability}",

@@ -20,6 +20,8 @@ DEFAULT_CTAS_PER_SM = 2
 
 STREAM = "sm90 stream"
 
+_PACKED_RECORD_WORDS = 8  # BSPARSE_PACKED_RECORD_WORDS
+
 
 class _Request(ctypes.Structure):
     _fields_ = [
@@ -35,7 +37,9 @@ class _Request(ctypes.Structure):
         ("columns", ctypes.c_int32),
         ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
-        ("unit_blocks", ctypes.c_int32),
+        ("entry_blocks", ctypes.c_int32),
+        ("column_blocks", ctypes.c_int32),
+        ("packed", ctypes.c_int32),
     ]
 
 
@@ -64,11 +68,14 @@ class MatmulPlan:
     Attributes:
       items: int32 [items, 4], (group, first entry, last entry, partial or -1), in launch order.
       entries: int32, by group. Of kernels for sm_80 [entries, 2], (input block, weight block). Of
-        Hopper's [entries, ctas, 2 + weight blocks]: in each entry every one of an item's
+        Hopper's [entries, ctas, 2 + columns / ctas]: in each entry every one of an item's
         multiprocessors takes an input block or -1; the second number has a bit for each of them
         that this one sends it to (0: another sends it); then each column's weight block or -1.
-        Blocks of 8 are taken in squares of four, "units": then groups and entries count these, and
-        a column has four weight blocks, by input and then output.
+        Where weights are packed [entries, ctas, 8]: the first two likewise, the place in `order` of
+        the first weight block, 0, and from the fifth on masks of the blocks there are.
+      order: int32 [blocks], where weights are packed: the weight blocks in the order in which they
+        are used. Columns and entries may then be several neighbouring blocks, and groups and entries
+        count those.
       splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
         whose partial sums are added in this order.
       groups: int32 [groups, columns], output blocks computed together, or -1.
@@ -82,6 +89,7 @@ class MatmulPlan:
     groups: np.ndarray
     batch_tiles: int
     balance: float
+    order: np.ndarray | None = None
 
     @property
     def tiles(self):
@@ -172,7 +180,9 @@ def matmul_plan(
     columns=1,
     cta_columns=1,
     shared_columns=1,
-    unit_blocks=1,
+    entry_blocks=1,
+    column_blocks=1,
+    packed=False,
 ):
     """The plan that a GPU with `sm_count` multiprocessors would run.
 
@@ -190,7 +200,8 @@ def matmul_plan(
       cta_columns: of those, one multiprocessor's: 1, or 128 / block_size.
       shared_columns: of those, the neighbours that one product instruction covers: 1, or
         64 / block_size.
-      unit_blocks: blocks along each side of a unit, which columns are made of.
+      entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of.
+      packed: whether the kernel takes weights packed.
 
     Returns:
       A :class:`MatmulPlan`.
@@ -205,13 +216,18 @@ def matmul_plan(
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
          choices.FAMILIES.index(family), columns, cta_columns),
         shared_columns,
-        unit_blocks,
+        (entry_blocks, column_blocks, int(packed)),
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
+    order = None
     if family.startswith("sm90"):
-        blocks = cta_columns * unit_blocks**2
-        words = 1 << (1 + blocks).bit_length()  # a power of two
-        entries = entries.reshape(-1, columns // cta_columns, words)[:, :, : 2 + blocks]
+        ctas = columns // cta_columns
+        if packed:
+            length = summary.num_entries * ctas * _PACKED_RECORD_WORDS
+            entries, order = entries[:length].reshape(-1, ctas, _PACKED_RECORD_WORDS), entries[length:]
+        else:
+            words = 1 << (1 + cta_columns).bit_length()  # a power of two
+            entries = entries.reshape(-1, ctas, words)[:, :, : 2 + cta_columns]
     else:
         entries = entries.reshape(-1, 2)
     return MatmulPlan(
@@ -221,6 +237,7 @@ def matmul_plan(
         groups=tables[summary.groups_offset :].reshape(-1, columns),
         batch_tiles=max(1, -(-batch // batch_tile)),
         balance=summary.balance,
+        order=order,
     )
 
 
@@ -294,14 +311,14 @@ def matmul_dw_plan(
     )
 
 
-def _build(function, options, coords, target, shared_columns, unit_blocks=1):
+def _build(function, options, coords, target, shared_columns, packing=(1, 1, 0)):
     """(summary, a copy of the tables) of a plan. Raises ValueError if the layout is not valid."""
     coords = np.ascontiguousarray(coords, dtype=np.int32)
     library = ctypes.CDLL(native.ops_library_path())
     build = getattr(library, function)
     build.restype = ctypes.c_void_p
     request = _Request(coords.ctypes.data, len(coords), *target, shared_columns,
-                       unit_blocks)
+                       *packing)
     error = ctypes.create_string_buffer(512)
     handle = build(ctypes.byref(request), *options, error, ctypes.c_size_t(len(error)))
     if not handle:

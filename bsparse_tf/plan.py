@@ -123,4 +123,5 @@ def _plan_of(matmul, batch, product, made):
         return gpu_plans.stream_plan(*layout, **options)
     return gpu_plans.matmul_plan(*layout, family=made.family, columns=tile.columns,
                                  cta_columns=tile.cta_columns, shared_columns=tile.shared_columns,
-                                 unit_blocks=tile.unit_blocks, **options)
+                                 entry_blocks=tile.entry_blocks,
+                                 column_blocks=tile.column_blocks, packed=tile.packed, **options)

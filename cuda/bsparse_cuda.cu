@@ -62,10 +62,10 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
                        const bsparse_tile_request& request, int32_t sm_count, int32_t ctas) {
-  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1};
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1, 1, 0};
   if (request.is_dw != 0) {
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
-            batch_ranges(family, request), 1};
+            batch_ranges(family, request), 1, 1, 0};
   }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
@@ -75,7 +75,7 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
-          kernel.shared_columns, kernel.unit_blocks};
+          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.

@@ -85,8 +85,10 @@ typedef struct {
   int32_t cta_columns;  // of those, one CTA's: an item has columns / cta_columns CTAs
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
-  int32_t unit_blocks;  // stored blocks along each side of a unit. Where there are several, "column"
-                        // and "in_block" mean those of units, each a square of neighbouring blocks
+  // Neighbouring blocks that an entry, and a column, of the plan are made of: where there are several,
+  // the plan counts these.
+  int32_t entry_blocks, column_blocks;
+  int32_t packed;  // the plan says in which order weight blocks are packed
 } bsparse_tile;
 
 // Why a product is or is not computed by way of the dense matrix.
@@ -118,16 +120,18 @@ typedef struct {
   char name[64];  // as kernel_name gives it
 } bsparse_choice;
 
-// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL, which names so many
-// weight blocks: a power of two.
+// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL: a power of two.
 #ifdef __cplusplus
 constexpr
 #endif
-static inline int32_t bsparse_record_words(int32_t weight_blocks) {
+static inline int32_t bsparse_record_words(int32_t cta_columns) {
   int32_t words = 2;
-  while (words < weight_blocks + 2) words *= 2;
+  while (words < cta_columns + 2) words *= 2;
   return words;
 }
+
+// The same where weights are packed.
+enum { BSPARSE_PACKED_RECORD_WORDS = 8, BSPARSE_PACKED_RECORD_MASKS = 4 };
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
@@ -135,10 +139,15 @@ static inline int32_t bsparse_record_words(int32_t weight_blocks) {
 //
 // BSPARSE_SM90 and BSPARSE_SM90_SMALL have items of several columns, dealt to one or more CTAs,
 // `cta_columns` each. An entry is a round, in which every CTA of the item takes an input block: a
-// record for each CTA: in_block or -1; the CTAs of the item that this one sends the block of x to,
-// itself among them, as bits, or 0 where another sends it; of each of its columns the weight_block or
-// -1, where columns are of units those of the unit, by input and then output; filling up to
-// bsparse_record_words().
+// record for each CTA, of bsparse_record_words(cta_columns) numbers: in_block or -1; the CTAs of the
+// item that this one sends the block of x to, itself among them, as bits, or 0 where another sends
+// it; weight_block or -1 of each of its columns; filling.
+//
+// Where weights are packed, behind all entries come the num_blocks weight blocks in the order in which
+// CTAs use them: by item, CTA, entry; within an entry as the bits of its masks are. A record has
+// BSPARSE_PACKED_RECORD_WORDS numbers: in_block or -1; receivers as above; in this order the first of
+// its weight blocks; filling; and from BSPARSE_PACKED_RECORD_MASKS on masks of the blocks there are, one
+// for each column_blocks neighbouring input blocks: bits by column, input block, output block.
 //
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block

@@ -20,9 +20,9 @@ __host__ __device__ constexpr bool is_union(int32_t family) {
   return family == BSPARSE_SM90 || family == BSPARSE_SM90_SMALL;
 }
 
-// Of a column of such a family's items, or of another's.
+// Features of a column of such a family's items, or of another's.
 __host__ __device__ constexpr int column_features(int32_t family, int block_size) {
-  return is_union(family) ? block_size * union_unit_blocks(block_size) : block_size;
+  return is_union(family) ? block_size * column_blocks(block_size) : block_size;
 }
 
 Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,

@@ -46,14 +46,6 @@ bsparse_status map_activations(const bsparse_matmul_args& args, MapType type, co
              : make_tensor_map(type, data, args.batch, size, std::min(batch, 64), features, map);
 }
 
-// Blocks of 16-bit weights, each of which lies in one piece, as lines of 128 bytes; boxes hold a block.
-bsparse_status map_weight_lines(const bsparse_matmul_args& args, CUtensorMap* map) {
-  constexpr int kLine = 64;  // elements
-  const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
-  return make_tensor_map(map_type(args.dtype), args.w, kLine, args.plan.num_blocks * lines, kLine,
-                         static_cast<int>(lines), map);
-}
-
 // Differs from launch to launch, and from whatever scratch memory may hold: 64 random bits that a
 // counter is added to.
 uint64_t number_of_launch() {
@@ -63,6 +55,12 @@ uint64_t number_of_launch() {
   }()};
   const uint64_t number = next.fetch_add(1, std::memory_order_relaxed);
   return number == 0 ? next.fetch_add(1, std::memory_order_relaxed) : number;  // 0: no flag
+}
+
+// Small blocks come to the union families packed.
+bool wants_packed(const bsparse_matmul_args& args) {
+  return is_union(args.plan.kernel) && args.plan.num_blocks > 0 &&
+         packs_weights(args.block_size, static_cast<int>(element_size(args.dtype)));
 }
 
 // Hopper's TF32 products want both operands along the reduction.
@@ -88,7 +86,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
     flags = bytes;
     bytes += round_up(partials * sizeof(uint64_t));
   } else if (is_union(args.plan.kernel)) {
-    if (!transposes_weights(args)) return;
+    if (!transposes_weights(args) && !wants_packed(args)) return;
     weights = bytes;
     bytes += round_up(weight_bytes(args));
   } else if (args.gate != nullptr) {
@@ -167,29 +165,36 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   bsparse_status status = map_activations(args, operand_type(args), args.x, in_features(args),
                                           width, kernel.batch_tile, &params.x);
   if (status == BSPARSE_OK) {
-    status = map_activations(args, map_type(args.dtype), args.y, out_features(args), width,
-                             kernel.store_batch, &params.y);
+    status = map_activations(args, map_type(args.dtype), args.y, out_features(args),
+                             kernel.y_features, kernel.store_batch, &params.y);
   }
   params.adds_residual = args.residual != nullptr;
   if (status == BSPARSE_OK && params.adds_residual) {
-    status = map_activations(args, map_type(args.dtype), args.residual, out_features(args), width,
-                             kernel.store_batch, &params.residual);
+    status = map_activations(args, map_type(args.dtype), args.residual, out_features(args),
+                             kernel.y_features, kernel.store_batch, &params.residual);
   }
   const void* w = args.w;
+  auto* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
   if (status == BSPARSE_OK && transposes_weights(args)) {
-    auto* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
     const TransposeBlocks transpose = {static_cast<const float*>(args.w),
                                        reinterpret_cast<float*>(place), args.plan.num_blocks,
                                        args.block_size};
     status = check_cuda(launch_transpose_blocks(transpose, stream), "transposing weight blocks");
     w = place;
   }
-  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    status = kernel.weight_lines
-                 ? map_weight_lines(args, &params.w)
-                 : make_tensor_map(operand_type(args), w, args.block_size,
-                                   int64_t{args.plan.num_blocks} * args.block_size, width,
-                                   std::min(args.block_size, 64), &params.w);
+  if (status == BSPARSE_OK && wants_packed(args)) {
+    const int64_t ctas = args.plan.columns / kernel.columns;
+    const int32_t* const order =
+        args.plan.entries + args.plan.num_entries * ctas * BSPARSE_PACKED_RECORD_WORDS;
+    const PackWeights pack = {static_cast<const char*>(args.w), args.gate, order, place,
+                              args.plan.num_blocks};
+    status = check_cuda(
+        launch_pack_weights(pack, args.block_size, args.transpose != 0, stream), "packing weights");
+    params.packed_weights = place;
+  } else if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+    status = make_tensor_map(operand_type(args), w, args.block_size,
+                             int64_t{args.plan.num_blocks} * args.block_size, width,
+                             std::min(args.block_size, 64), &params.w);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;
@@ -248,7 +253,12 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
     status = map_activations(args, type, args.residual, out_features(args), args.block_size,
                              box_batch, &params.residual);
   }
-  if (status == BSPARSE_OK && args.plan.num_blocks > 0) status = map_weight_lines(args, &params.w);
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+    constexpr int kLine = 64;  // elements of 128 bytes
+    const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
+    status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
+                             static_cast<int>(lines), &params.w);
+  }
   if (status != BSPARSE_OK) return status;
   const MatmulWorkspace workspace(args);
   auto* const scratch = static_cast<char*>(args.workspace);

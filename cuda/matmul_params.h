@@ -38,7 +38,8 @@ struct MatmulParams {
 // The same for kernels whose items are unions of block columns. Their CTAs take tile after tile.
 struct UnionMatmulParams {
   CUtensorMap x;
-  CUtensorMap w;  // (blocks * bs, bs), or lines of 128 bytes
+  CUtensorMap w;  // (blocks * bs, bs), unless weights are packed
+  const void* packed_weights;  // or null
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
@@ -149,9 +150,11 @@ struct Kernel {
   int columns = 1;         // of a matmul kernel: output block columns of a CTA; of dw: blocks
   int shared_columns = 1;  // of a matmul kernel: those of them that share a product
   int store_batch = 0;     // batch entries of a box of y
-  int box_features = 0;    // features that boxes of x and y are wide, and elements those of w
-  int unit_blocks = 1;     // blocks along each side of a unit
-  bool weight_lines = false;  // copies weight blocks as lines of 128 bytes
+  int box_features = 0;    // features that boxes of x are wide, and elements those of w
+  int y_features = 0;      // that boxes of y are wide
+  int entry_blocks = 1;    // of a matmul kernel: neighbouring blocks that an entry is made of,
+  int column_blocks = 1;   // and a column
+  bool packs = false;      // takes weights packed
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
   int depth = 0;           // of a dw kernel: batch entries a stage holds
   bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)

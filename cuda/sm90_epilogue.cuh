@@ -55,9 +55,11 @@ struct UnionEpilogue {
                 (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns) {
 #pragma unroll
     for (int width = 0; width < Traits::kWidthsY; ++width) {
-      const int output = group * 64 + width * Traits::kDepth;  // of the item's
-      const int column = columns[output / Traits::kUnit];
-      features[width] = column < 0 ? -1 : column * Traits::kUnit + output % Traits::kUnit;
+      const int output = group * 64 + width * Traits::kWidthY;  // of the item's
+      const int column = columns[output / Traits::kColumnFeatures];
+      features[width] = column < 0 ? -1
+                                   : column * Traits::kColumnFeatures +
+                                         output % Traits::kColumnFeatures;
     }
   }
 
@@ -78,9 +80,10 @@ struct UnionEpilogue {
       for (int h = 0; h < 2; ++h) {
         const int m = warp_output + lane / 4 + 8 * h;
         const int output = group * 64 + m;  // of the item's
-        const int column = columns[output / Traits::kUnit];
-        const int feature = column * Traits::kUnit + output % Traits::kUnit;
-        // The last unit may lie half outside.
+        const int column = columns[output / Traits::kColumnFeatures];
+        const int feature =
+            column * Traits::kColumnFeatures + output % Traits::kColumnFeatures;
+        // The last column may lie half outside.
         const bool there = column >= 0 && feature < params.out_features;
         const float add = there ? to_float(bias[feature]) : 0.0f;
 #pragma unroll
@@ -211,9 +214,9 @@ struct UnionEpilogue {
       for (int e = 0; e < 4; ++e) {
         const int output = m + 8 * (e / 2);
         const int batch = 8 * octet + 2 * (lane % 4) + e % 2;
-        const uint32_t box = staging + output / Traits::kDepth * Traits::kBoxBytesY;
-        const uint32_t offset = batch * Traits::kRowBytes + output % Traits::kDepth * 4;
-        visit(box + swizzled(offset, Traits::kRowBytes), 4 * j + e);
+        const uint32_t box = staging + output / Traits::kWidthY * Traits::kBoxBytesY;
+        const uint32_t offset = batch * Traits::kRowBytesY + output % Traits::kWidthY * 4;
+        visit(box + swizzled(offset, Traits::kRowBytesY), 4 * j + e);
       }
     }
   }
@@ -227,15 +230,15 @@ struct UnionEpilogue {
     const int matrix = lane / 8;
     const int m = warp_output + 8 * (matrix % 2);
     const int row = lane % 8;
-    const int column = m / Traits::kDepth;
-    const int m_in_box = m % Traits::kDepth;
+    const int column = m / Traits::kWidthY;
+    const int m_in_box = m % Traits::kWidthY;
 #pragma unroll
     for (int octet = 0; octet < Traits::kRoundBatch / 8; octet += 2) {
       const int j = round * (Traits::kRoundBatch / 8) + octet;
       const int batch = 8 * (octet + matrix / 2);  // in the round
       if constexpr (Traits::kFeatureAxis == 1) {
-        const uint32_t offset = (batch + row) * Traits::kRowBytes + 2 * m_in_box;
-        visit(staging + column * Traits::kBoxBytesY + swizzled(offset, Traits::kRowBytes), j);
+        const uint32_t offset = (batch + row) * Traits::kRowBytesY + 2 * m_in_box;
+        visit(staging + column * Traits::kBoxBytesY + swizzled(offset, Traits::kRowBytesY), j);
       } else {
         const uint32_t offset = (m_in_box + row) * 128 + 2 * (batch % 64);
         visit(staging + (column * Traits::kBoxesY + batch / 64) * Traits::kBoxBytesY +

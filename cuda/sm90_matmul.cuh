@@ -8,23 +8,20 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
-// block columns, a missing block of the 64 counts as zeros: in registers (sm90_register_weights.cuh), or
-// of TF32 in boxes outside the tensor, which the copy engine fills; or it is the other way round
-// (sm90_batch_rows.cuh).
+// columns, a missing block of the 64 counts as zeros: in registers (sm90_packed_weights.cuh), or of TF32
+// in boxes outside the tensor, which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
 #include <type_traits>
 
 #include "cuda/matmul_params.h"
-#include "cuda/sm90_batch_rows.cuh"
 #include "cuda/sm90_epilogue.cuh"
+#include "cuda/sm90_packed_weights.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_produce.cuh"
 #include "cuda/sm90_ptx.cuh"
-#include "cuda/sm90_register_weights.cuh"
 #include "cuda/sm90_ring.cuh"
-#include "cuda/sm90_slots.cuh"
 #include "cuda/sm90_stage_record.cuh"
 #include "cuda/sm90_union.cuh"
 
@@ -111,9 +108,6 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
   const UnionShared<Traits> shared = {ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)};
-  if (Traits::kRegisterWeights && threadIdx.x < Traits::kZeroBytes / 4) {
-    ptx::store_shared(shared.zeros() + 4 * threadIdx.x, 0);
-  }
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.x);
     ptx::prefetch_tensor_map(&params.w);
@@ -134,24 +128,22 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   if (warpgroup == kConsumers) {
     ptx::give_registers<72>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
-    constexpr int kTurns = kProducers / 2;
-    using Inputs = std::conditional_t<Traits::kRegisterWeights,
-                                      SlotQueue<Traits, InputSlot<Traits>, kTurns>,
-                                      RecordQueue<Traits, InputRecord, kTurns>>;
-    using Weights = std::conditional_t<Traits::kRegisterWeights,
-                                       SlotQueue<Traits, WeightSlot<Traits>, kTurns>,
-                                       RecordQueue<Traits, WeightRecord<Traits>, kTurns>>;
-    if (producer < kTurns) {
-      produce<Traits, Inputs, kTurns>(params, shared, producer);
+    using Weights = std::conditional_t<Traits::kPacks, PackedStage<Traits>,
+                                       StageRecord<Traits, WeightRecord<Traits>>>;
+    // Packed weights take one copy a stage.
+    constexpr int kTurnsW = Traits::kPacks ? 1 : kProducers / 2;
+    constexpr int kTurnsX = kProducers - kTurnsW;
+    if (producer < kTurnsX) {
+      using Inputs = RecordQueue<Traits, StageRecord<Traits, InputRecord>, kTurnsX>;
+      produce<Traits, Inputs, kTurnsX>(params, shared, producer);
     } else {
-      produce<Traits, Weights, kTurns>(params, shared, producer - kTurns);
+      produce<Traits, RecordQueue<Traits, Weights, kTurnsW>, kTurnsW>(params, shared,
+                                                                      producer - kTurnsX);
     }
   } else {
     ptx::take_registers<216>();
-    if constexpr (Traits::kRegisterWeights) {
-      consume_register_weights(params, shared, warpgroup);
-    } else if constexpr (Traits::kBatchRows) {
-      consume_batch_rows(params, shared, warpgroup);
+    if constexpr (Traits::kPacks) {
+      consume_packed_weights(params, shared, warpgroup);
     } else {
       consume(params, shared, warpgroup);
     }
@@ -170,8 +162,10 @@ Kernel sm90_matmul_entry() {
           .shared_columns = Traits::kSharedColumns,
           .store_batch = Traits::kRoundBatch,
           .box_features = Traits::kDepth,
-          .unit_blocks = Traits::kUnit / Traits::kBlockSize,
-          .weight_lines = Traits::kRegisterWeights};
+          .y_features = Traits::kWidthY,
+          .entry_blocks = Traits::kEntryBlocks,
+          .column_blocks = Traits::kColumnBlocks,
+          .packs = Traits::kPacks};
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
@@ -198,6 +192,10 @@ Kernel sm90_matmul_for(const MatmulVariant& variant) {
     // Weight blocks come as (outputs, inputs) in both directions.
     if (variant.feature_axis == 0) return {};
     return sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+  } else if constexpr (packs_weights(kBlockSize, sizeof(typename Math::Element))) {
+    // And packed in either.
+    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
+                                     : sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
   } else {
     if (variant.feature_axis == 0) {
       return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)

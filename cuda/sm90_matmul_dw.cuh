@@ -25,8 +25,8 @@ struct Sm90MatmulDwTraits {
   static constexpr int kDepth = 64;  // batch entries of a stage
 
   // Tiles of 64 inputs that a warpgroup computes.
-  static constexpr int kTiles = column_blocks(kBlockSize) * kBlockSize / 64 / kConsumers;
-  static constexpr int kBlocks = column_blocks(kBlockSize);  // of an item, at most
+  static constexpr int kTiles = dw_item_blocks(kBlockSize) * kBlockSize / 64 / kConsumers;
+  static constexpr int kBlocks = dw_item_blocks(kBlockSize);  // of an item, at most
   static constexpr int kTileBytes = 64 * kDepth * 2;
 
   // Copied boxes hold kRows features.

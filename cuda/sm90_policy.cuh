@@ -20,35 +20,34 @@ inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
 // Bytes of shared memory that a CTA may have on an H100.
 inline constexpr int kMaxSharedBytes = 227 * 1024;
 
-#ifndef BSPARSE_ENTRIES_16
-#define BSPARSE_ENTRIES_16 4
-#endif
 struct UnionTile {
   int batch_tile;
   int depth;    // terms of the sum in a stage and entry
   int entries;  // that a stage holds
 };
 
-// A row of a stage is a block's, or the 128 bytes that the tensor cores read at once. The shorter the
-// rows, the more entries a stage has, so that consumers wait less often.
-constexpr UnionTile union_tile(int block_size, int element_size, bsparse_kernel family) {
+// A row of a stage is an entry's, or the 128 bytes that the tensor cores read at once. The shorter the
+// rows, the more entries a stage has, so that consumers wait less often. `features`: of an entry.
+constexpr UnionTile union_tile(int features, int element_size, bsparse_kernel family) {
   const int most = 128 / element_size;
-  const int entries = block_size >= most ? 1 : block_size >= 32 ? 2 : BSPARSE_ENTRIES_16;
-  return {family == BSPARSE_SM90_SMALL ? 64 : 256, block_size < most ? block_size : most, entries};
+  const int depth = features < most ? features : most;
+  return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, depth < most ? 64 / depth : 1};
 }
 
-// Blocks along each side of a unit, which is what columns and entries are made of: half of a product's
-// smallest operand, 16 inputs, is no block of its own.
-__host__ __device__ constexpr int union_unit_blocks(int block_size) {
+// Whether union tiles multiply weights out of registers, where a missing block is a register of zeros:
+// those of which 64 outputs are several. Such weights are packed before (pack_weights.cu).
+constexpr bool packs_weights(int block_size, int element_size) {
+  return block_size <= 32 && element_size == 2;
+}
+
+// Neighbouring blocks that the columns and entries of items are made of. The tensor cores take 16 inputs
+// at once, boxes of y should not be narrower, and rows of x of fewer than 64 bytes come slowly.
+__host__ __device__ constexpr int column_blocks(int block_size) {
   return block_size < 16 ? 16 / block_size : 1;
 }
-
-// Whether union tiles multiply weights out of registers.
-#ifndef BSPARSE_LARGEST_REGISTER_BLOCK
-#define BSPARSE_LARGEST_REGISTER_BLOCK 16
-#endif
-constexpr bool registers_hold_weights(int block_size, int element_size) {
-  return block_size <= BSPARSE_LARGEST_REGISTER_BLOCK && element_size == 2;
+constexpr int entry_blocks(int block_size, int element_size, int feature_axis) {
+  const int features = packs_weights(block_size, element_size) && feature_axis == 1 ? 32 : 16;
+  return block_size < features ? features / block_size : 1;
 }
 
 // CTAs of a cluster: as many as every Hopper GPU can place.
@@ -97,7 +96,7 @@ inline constexpr int64_t kKeptWeightBytes = 8 << 20;
 
 // Stored blocks of one output column that a CTA of the weight gradient computes at once: as many as
 // its registers hold, and shared memory three stages of.
-constexpr int column_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
+constexpr int dw_item_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
 
 // Ranges that the batch of a weight gradient is cut into, at least. Rows of 64 bytes come from memory
 // slowly, and every round of items reads all of x and dy again, unless a range of them stays in the

@@ -6,14 +6,12 @@
 #include "cuda/sm90_copy.cuh"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
-#include "cuda/sm90_slots.cuh"
 #include "cuda/sm90_stage_record.cuh"
 #include "cuda/sm90_union.cuh"
 
 namespace bsparse {
 
-// How a warp fills a stage with what a queue gave it. Here one thread, the `elected` one, issues all
-// copies; for slots see sm90_slots.cuh.
+// How a warp fills a stage with what a queue gave it. One thread, the `elected` one, issues all copies.
 
 // Copies the x tiles that this CTA sends, and says how much x is to come.
 template <class Traits>
@@ -33,7 +31,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   for (int e = 0; e < Traits::kEntries; ++e) {
     const InputRecord& entry = record.entries[e];
     if (entry.ranks == 0) continue;
-    const int feature = entry.in_block * Traits::kUnit + part * Traits::kDepth;
+    const int feature = entry.in_block * Traits::kEntryFeatures + part * Traits::kDepth;
 #pragma unroll
     for (int b = 0; b < Traits::kBoxesX; ++b) {
       copy_x<Traits>(shared.x(stage, e) + b * Traits::kBoxBytesX, params, feature,
@@ -53,7 +51,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   uint32_t mask = 0;
 #pragma unroll
   for (int e = 0; e < Traits::kEntries; ++e) mask |= record.entries[e].mask() << Traits::kMasked * e;
-  if constexpr (!Traits::kBatchRows) ptx::store_shared(shared.mask(stage), mask);
+  ptx::store_shared(shared.mask(stage), mask);
   ptx::barrier_arrive_expect(full, __popc(mask) * Traits::kMaskedBytes);
   const int reduction = part * Traits::kDepth;
 #pragma unroll
@@ -69,6 +67,21 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
     const int column = Traits::kOutputRows ? reduction : output;
     copy_w(to, params, column, row, full);
   }
+}
+
+// Copies packed weights, in one piece.
+template <class Traits>
+__device__ __forceinline__ void fill(const UnionMatmulParams& params,
+                                     const UnionShared<Traits>& shared, int stage,
+                                     const PackedStage<Traits>& record, int, int, bool elected) {
+  if (!elected) return;
+  const uint32_t full = shared.full(stage);
+  const uint32_t bytes = record.blocks * Traits::kBlockBytes;
+  ptx::barrier_arrive_expect(full, bytes);
+  if (bytes == 0) return;
+  const auto* const from = static_cast<const char*>(params.packed_weights) +
+                           static_cast<int64_t>(record.first) * Traits::kBlockBytes;
+  ptx::copy_bytes_to_shared(shared.w(stage, 0), from, bytes, full);
 }
 
 // Fills stages in the order in which the consumers empty them: with x or with w, and every

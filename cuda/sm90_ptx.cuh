@@ -117,6 +117,16 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// A bulk copy of bytes: addresses and their number are multiples of 16.
+__device__ __forceinline__ void copy_bytes_to_shared(uint32_t to, const void* from, uint32_t bytes,
+                                                     uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // Bulk tensor copies of a box at (column, row) of a two-dimensional tensor. What lies outside the
 // tensor is read as zeros, counts as copied, and is not written.
 
@@ -364,21 +374,15 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
 template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
-  static_assert(kN == 32 || kN == 256, "widths that kernels use");
-  if constexpr (kN == 256 && std::is_same_v<Element, __nv_bfloat16>) {
+  static_assert(kN == 256, "the width that kernels use");
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
     BSPARSE_WGMMA_OF_REGISTERS("bf16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", "%132",
                                "%133", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32), BSPARSE_F32(d, 64),
                                BSPARSE_F32(d, 96));
-  } else if constexpr (kN == 256) {
+  } else {
     BSPARSE_WGMMA_OF_REGISTERS("f16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", "%132",
                                "%133", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32), BSPARSE_F32(d, 64),
                                BSPARSE_F32(d, 96));
-  } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
-    BSPARSE_WGMMA_OF_REGISTERS("bf16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
-                               BSPARSE_F16(d, 0));
-  } else {
-    BSPARSE_WGMMA_OF_REGISTERS("f16", 32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20", "%21",
-                               BSPARSE_F16(d, 0));
   }
 }
 

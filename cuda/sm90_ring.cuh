@@ -39,13 +39,11 @@ struct StageCursor {
 template <class Release>
 __device__ __forceinline__ void wait_for_stage(uint32_t full, uint32_t parity, int& pending,
                                                const Release& release) {
-#ifndef BSPARSE_NO_EARLY_RELEASE
   if (pending >= 0 && !ptx::barrier_is_over(full, parity)) {
     ptx::wgmma_wait<0>();
     release(pending);
     pending = -1;
   }
-#endif
   ptx::barrier_wait(full, parity);
 }
 

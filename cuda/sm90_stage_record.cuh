@@ -75,32 +75,67 @@ struct WeightRecord {
   }
 };
 
-// Of the weight blocks of an entry only which there are.
-template <class Traits>
-struct MaskRecord {
-  uint32_t mask = 0;
-
-  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
-    WeightRecord<Traits> weights;
-    weights.read(record, gate);
-    mask = weights.mask();
-  }
-
-  __device__ __forceinline__ MaskRecord of_lane(int lane) const {
-    return {__shfl_sync(~0u, mask, lane)};
-  }
-};
-
 // What a stage is to hold of all its entries.
 template <class Traits, class Record>
 struct StageRecord {
+  static constexpr bool kInputs = std::is_same_v<Record, InputRecord>;
   Record entries[Traits::kEntries];
+
+  __device__ __forceinline__ void read(int entry, const int32_t* record, const float* gate) {
+    entries[entry].read(record, gate);
+  }
 
   __device__ __forceinline__ StageRecord of_lane(int lane) const {
     StageRecord record;
 #pragma unroll
     for (int e = 0; e < Traits::kEntries; ++e) record.entries[e] = entries[e].of_lane(lane);
     return record;
+  }
+};
+
+// The packed weights of a stage: those of its entries lie one behind the other.
+template <class Traits>
+struct PackedStage {
+  static constexpr bool kInputs = false;
+  int first = 0;  // of its blocks
+  int blocks = 0;
+
+  __device__ __forceinline__ void read(int entry, const int32_t* record, const float*) {
+    if (entry == 0) first = __ldg(record + 2);
+    const int2 masks = __ldg(
+        reinterpret_cast<const int2*>(record + BSPARSE_PACKED_RECORD_MASKS));
+    blocks += __popc(masks.x) + __popc(masks.y);
+  }
+
+  __device__ __forceinline__ PackedStage of_lane(int lane) const {
+    return {__shfl_sync(~0u, first, lane), __shfl_sync(~0u, blocks, lane)};
+  }
+};
+
+// Which of them there are: the masks of its entries, as many to a word as it holds.
+template <class Traits>
+struct MaskStage {
+  static constexpr int kMasks =  // of an entry
+      Traits::kEntryBlocks / Traits::kColumnBlocks;
+  static_assert(kMasks <= 2, "as PackedStage reads them");
+  static constexpr int kBits = Traits::kColumns * Traits::kColumnBlocks * Traits::kColumnBlocks;
+  static constexpr int kWords = (Traits::kEntries * kMasks * kBits + 31) / 32;
+  uint32_t words[kWords] = {};
+
+  __device__ __forceinline__ void read(int entry, const int32_t* record, const float*) {
+#pragma unroll
+    for (int m = 0; m < kMasks; ++m) {
+      const int bit = (entry * kMasks + m) * kBits;
+      const uint32_t mask = __ldg(record + BSPARSE_PACKED_RECORD_MASKS + m);
+      words[bit / 32] |= mask << bit % 32;
+    }
+  }
+
+  __device__ __forceinline__ MaskStage of_lane(int lane) const {
+    MaskStage stage;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) stage.words[i] = __shfl_sync(~0u, words[i], lane);
+    return stage;
   }
 };
 
@@ -114,10 +149,10 @@ __device__ __forceinline__ int first_of_next(const TileWalk& walk, int first) {
 // The records of every kTurns-th stage, in the order of a tile walk. Each lane of a warp reads the
 // record of one of the next 32, while the 32 before are taken: where all CTAs wait for the L2
 // cache, so does a load.
-template <class Traits, class Record, int kTurns>
+template <class Traits, class StageT, int kTurns>
 struct RecordQueue {
-  using Stage = StageRecord<Traits, Record>;
-  static constexpr bool kInputs = std::is_same_v<Record, InputRecord>;
+  using Stage = StageT;
+  static constexpr bool kInputs = Stage::kInputs;
 
   const UnionMatmulParams& params;
   uint32_t rank;
@@ -158,7 +193,7 @@ struct RecordQueue {
     for (int e = 0; e < Traits::kEntries; ++e) {
       if (entry + e >= item.z) continue;
       const int64_t place = static_cast<int64_t>(entry + e) * params.ctas + rank;
-      record.entries[e].read(params.entries + place * Traits::kWords, params.gate);
+      record.read(e, params.entries + place * Traits::kWords, params.gate);
     }
     return record;
   }

@@ -17,42 +17,38 @@ struct Sm90MatmulTraits {
   using Element = typename Math::Element;
   static constexpr int kSize = sizeof(Element);
   static constexpr int kBlockSize = kBlockSizeT;
-  // Features of an item's column and of an entry: a block's, or those of two neighbours.
-  static constexpr int kUnit = kBlockSize * union_unit_blocks(kBlockSize);
-  static constexpr int kUnitBlocks = (kUnit / kBlockSize) * (kUnit / kBlockSize);
+  static constexpr int kColumnBlocks = column_blocks(kBlockSize);
+  static constexpr int kEntryBlocks = entry_blocks(kBlockSize, kSize, kFeatureAxisT);
+  static constexpr int kColumnFeatures = kBlockSize * kColumnBlocks;
+  static constexpr int kEntryFeatures = kBlockSize * kEntryBlocks;
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr bool kTranspose = kTransposeT;
   // Products of 32-bit elements want both operands along the reduction: activations with features
   // last, and weight blocks (outputs, inputs) whatever the product (the launcher sees to it).
   static_assert(kSize == 2 || kFeatureAxis == 1, "activations along the reduction");
   static constexpr bool kOutputRows = kTranspose || kSize == 4;
-  static constexpr UnionTile kTile = union_tile(kUnit, kSize, kFamily);
+  static constexpr UnionTile kTile = union_tile(kEntryFeatures, kSize, kFamily);
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
-  static constexpr int kParts = kUnit / kDepth;  // stages that an entry fills
+  static constexpr int kParts = kEntryFeatures / kDepth;  // stages that an entry fills
   static constexpr int kEntries = kTile.entries;      // or entries that a stage holds
   static_assert(kParts == 1 || kEntries == 1, "an entry in several stages, or several in one");
-  static constexpr int kColumns = kUnionOutputs / kUnit;  // of a CTA
-  static constexpr int kWords = bsparse_record_words(kColumns * kUnitBlocks);  // of an entry
+  static constexpr int kColumns = kUnionOutputs / kColumnFeatures;  // of a CTA
+  // Where 64 outputs are several columns, weights are multiplied out of registers
+  // (sm90_packed_weights.cuh).
+  static constexpr bool kPacks = packs_weights(kBlockSize, kSize);
+  static constexpr int kWords =  // of a record
+      kPacks ? BSPARSE_PACKED_RECORD_WORDS : bsparse_record_words(kColumns);
 
-  // Boxes of x, w and y are kDepth features wide. One of w has kRows rows: a block or a part of it.
-  static constexpr int kRows = kUnit < 64 ? kUnit : 64;
-  static_assert(kOutputRows || kRows == kDepth, "boxes whose rows are the reduction");
+  // Boxes of x and w are kDepth features wide. One of w has kRows rows: a block or a part of it.
+  static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
+  static_assert(kPacks || kOutputRows || kRows == kDepth, "boxes whose rows are the reduction");
   static constexpr int kRowBytes = kDepth * kSize;
   static constexpr int kBoxBytes = kRows * kRowBytes;
   static constexpr int kBlockBytes = kBlockSize * kBlockSize * kSize;
-  static constexpr int kBlockLines = kBlockBytes / 128;
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
-  // Where 64 outputs are several columns, weights are multiplied out of registers
-  // (sm90_register_weights.cuh), or the batch lies along M and each column is multiplied alone
-  // (sm90_batch_rows.cuh).
-  static constexpr bool kRegisterWeights = registers_hold_weights(kBlockSize, kSize);
-  static constexpr bool kBatchRows = kUnit < 64 && kSize == 2 && !kRegisterWeights;
-  static constexpr int kMasked = kBatchRows ? kColumns : kConsumers;  // what a mask tells about
-  // Words of a stage's mask.
-  static constexpr int kMaskWords =
-      kRegisterWeights ? (kEntries * kColumns * kUnitBlocks + 31) / 32 : 1;
+  static constexpr int kMasked = kConsumers;  // what a mask tells about
   static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kEntryBytesX = kBatchTile * kRowBytes;
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
@@ -64,24 +60,25 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBatch = kBatchTile / kBoxesX;
 
   // The output tile of a warpgroup, staged for the copy engine in boxes of one block column:
-  // (batch rows, kDepth) for axis 1; (kDepth, 64 of the batch) for axis 0.
+  // (batch rows, kWidthY) for axis 1; (kWidthY, 64 of the batch) for axis 0.
   // Large tiles in rounds, which leaves more room for the ring.
+  static constexpr int kWidthY = kColumnFeatures < 128 / kSize ? kColumnFeatures : 128 / kSize;
+  static constexpr int kRowBytesY = kWidthY * kSize;
   static constexpr int kRoundBatch = kBatchTile < 256 / kSize ? kBatchTile : 256 / kSize;
   static constexpr int kRounds = kBatchTile / kRoundBatch;
-  static constexpr int kWidthsY = 64 / kDepth;  // of a warpgroup
+  static constexpr int kWidthsY = 64 / kWidthY;  // of a warpgroup
   static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a width
-  static constexpr int kBoxBytesY = kRoundBatch * kRowBytes / kBoxesY;
+  static constexpr int kBoxBytesY = kRoundBatch * kRowBytesY / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Columns that share a product.
-  static constexpr int kSharedColumns = kBatchRows ? 1 : 64 / kRows;
+  static constexpr int kSharedColumns = kColumnFeatures < 64 ? 64 / kColumnFeatures : 1;
 
-  static constexpr int kControlBytes = 1024;  // barriers, masks, zeros
-  static constexpr int kZeroBytes = 128;
+  static constexpr int kControlBytes = 1024;  // barriers and masks
   static constexpr int kStages =
       (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
   static constexpr int kSharedBytes =
       1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
-  static_assert(kStages >= 3 && kStages * (24 + 4 * kMaskWords) + 8 * kConsumers <= kControlBytes - kZeroBytes,
+  static_assert(kStages >= 3 && kStages * 28 + 8 * kConsumers <= kControlBytes,
                 "a ring of a sensible length");
 
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
@@ -126,14 +123,10 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t residual(int group) const {
     return empty_w(Traits::kStages) + 8 * group;
   }
-  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Of weights in
-  // registers, by entry, column and block of a unit: there is one. With the batch along M, nothing.
+  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Of packed weights
+  // there is none.
   __device__ __forceinline__ uint32_t mask(int stage) const {
-    return residual(kConsumers) + 4 * Traits::kMaskWords * stage;
-  }
-  // Eight rows of a missing block.
-  __device__ __forceinline__ uint32_t zeros() const {
-    return y(kConsumers) + Traits::kControlBytes - Traits::kZeroBytes;
+    return residual(kConsumers) + 4 * stage;
   }
 };
 

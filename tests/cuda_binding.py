@@ -23,6 +23,7 @@ ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
+PACKED_RECORD_WORDS, PACKED_RECORD_MASKS = 8, 4
 SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM = range(6)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
@@ -42,7 +43,7 @@ class TileRequest(ctypes.Structure):
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns",
-                 "unit_blocks")]
+                 "entry_blocks", "column_blocks", "packed")]
 
 
 class Choice(ctypes.Structure):
@@ -166,7 +167,8 @@ class PlanRequest(ctypes.Structure):
     _fields_ = [("coords", _pointer), ("num_blocks", _long), ("in_blocks", _int),
                 ("out_blocks", _int), ("batch", _long), ("sm_count", _int), ("batch_tile", _int),
                 ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
-                ("cta_columns", _int), ("shared_columns", _int), ("unit_blocks", _int)]
+                ("cta_columns", _int), ("shared_columns", _int)]
+    _fields_ += [(name, _int) for name in ("entry_blocks", "column_blocks", "packed")]
 
 
 class PlanSummary(ctypes.Structure):
@@ -225,6 +227,11 @@ class Plan:
         pointers = {name: table.data_ptr() for name, table in self.tables.items()}
         return {**self.numbers, **pointers}
 
+    def entries(self, tile):
+        """int32 [entries, words]"""
+        flat = self.tables["entries"].cpu().numpy().ravel()
+        return flat[:self.numbers["num_entries"] * entry_words(tile)].reshape(-1, entry_words(tile))
+
 
 def _on_device(rows, width):
     array = np.asarray(rows, np.int32).reshape(-1, width)
@@ -237,8 +244,10 @@ def entry_words(tile):
         return 4
     if tile.kernel not in (SM90, SM90_SMALL):
         return 2
+    if tile.packed:
+        return PACKED_RECORD_WORDS * (tile.columns // tile.cta_columns)
     words = 2
-    while words < tile.cta_columns * tile.unit_blocks**2 + 2:
+    while words < tile.cta_columns + 2:
         words *= 2
     return words * (tile.columns // tile.cta_columns)
 
@@ -249,12 +258,17 @@ def _number_blocks(layout, transpose):
     return numbering.T if transpose else numbering
 
 
-def _number_units(numbering, unit):
-    """[units, units, blocks of a unit] of [blocks, blocks], filled up with -1."""
-    padded = np.pad(numbering, [(0, -n % unit) for n in numbering.shape], constant_values=-1)
-    rows, columns = (n // unit for n in padded.shape)
-    tiles = padded.reshape(rows, unit, columns, unit).transpose(0, 2, 1, 3)
-    return tiles.reshape(rows, columns, unit * unit)
+def _number_units(numbering, *sides):
+    """(numbers of the units that hold a block, or -1, [units, units]; their blocks)"""
+    padded = np.pad(numbering, [(0, -n % side) for n, side in zip(numbering.shape, sides)],
+                    constant_values=-1)
+    rows, columns = (n // side for n, side in zip(padded.shape, sides))
+    tiles = padded.reshape(rows, sides[0], columns, sides[1]).transpose(0, 2, 1, 3)
+    tiles = tiles.reshape(rows, columns, -1)
+    used = (tiles >= 0).any(-1)
+    numbers = np.full(used.shape, -1)
+    numbers[used] = np.arange(int(used.sum()))
+    return numbers, tiles[used]
 
 
 def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
@@ -288,12 +302,10 @@ def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
 def _rounds(numbering, group, tile, seed):
     """Entries of a group's CTAs: who sends to whom is random, and rounds may have holes."""
     random = np.random.default_rng(seed)
-    ctas, words = tile.columns // tile.cta_columns, entry_words(tile)
+    ctas, words = tile.columns // tile.cta_columns, tile.cta_columns + 2
     rows, busy = [], [0] * ctas  # rounds, and those of each CTA that are taken
-    missing = np.full(tile.unit_blocks**2, -1)
     for c in range(len(numbering)):
-        blocks = np.array([missing if k < 0 else numbering[c, k] for k in group])
-        blocks = blocks.reshape(ctas, -1)
+        blocks = np.array([-1 if k < 0 else numbering[c, k] for k in group]).reshape(ctas, -1)
         needing = [r for r in range(ctas) if blocks[r].max() >= 0]
         parts = random.integers(2, size=len(needing))
         for part in range(2):
@@ -302,14 +314,39 @@ def _rounds(numbering, group, tile, seed):
                 continue
             number = max(busy[r] for r in served)
             while len(rows) <= number:
-                rows.append(np.full((ctas, words // ctas), -1))
+                rows.append(np.full((ctas, words), -1))
                 rows[-1][:, 1] = 0
             for r in served:
                 rows[number][r, 0] = c
-                rows[number][r, 2:2 + blocks.shape[1]] = blocks[r]
+                rows[number][r, 2:] = blocks[r]
                 busy[r] = number + 1
             rows[number][random.choice(served), 1] = sum(1 << r for r in served)
-    return [row.ravel().tolist() for row in rows]
+    return rows
+
+
+def _fill_records(rows, tile):
+    """Those of _rounds, as long as the kernel wants them."""
+    words = entry_words(tile) // (tile.columns // tile.cta_columns)
+    return [np.pad(row, ((0, 0), (0, words - row.shape[1])), constant_values=-1).ravel().tolist()
+            for row in rows]
+
+
+def _pack_records(rows, tile, units, order):
+    """Records of a group, of _rounds whose blocks are units, with masks; `order` grows."""
+    packed = np.zeros((len(rows), tile.columns // tile.cta_columns, PACKED_RECORD_WORDS), np.uint32)
+    masks = tile.entry_blocks // tile.column_blocks
+    for r in range(packed.shape[1]):
+        for number, row in enumerate(rows):
+            packed[number, r, :2] = row[r, :2].astype(np.uint32)
+            packed[number, r, 2] = len(order)
+            blocks = np.array([units[u] if u >= 0 else np.full(units.shape[1], -1)
+                               for u in row[r, 2:]]).reshape(tile.cta_columns, masks, -1)
+            for m in range(masks):
+                found = blocks[:, m].ravel()
+                packed[number, r, PACKED_RECORD_MASKS + m] = sum(
+                    1 << bit for bit, block in enumerate(found) if block >= 0)
+                order.extend(found[found >= 0])
+    return packed.view(np.int32).reshape(len(rows), -1).tolist()
 
 
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
@@ -320,19 +357,21 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     if tile.kernel == SM90_STREAM:
         return stream_plan(layout, tile, transpose, segment, seed)
     numbering = _number_blocks(layout, transpose)
-    if tile.kernel in (SM90, SM90_SMALL):
-        numbering = _number_units(numbering, tile.unit_blocks)
+    if tile.packed:
+        numbering, units = _number_units(numbering, tile.entry_blocks, tile.column_blocks)
     outputs = numbering.shape[1]
     columns = np.arange(outputs)
     if tile.columns > 1:
         columns = np.random.default_rng(seed).permutation(outputs)
     groups = np.full((-(-outputs // tile.columns), tile.columns), -1)
     groups.flat[:outputs] = columns
-    entries, items, splits, partials = [], [], [], 0
+    entries, items, splits, partials, order = [], [], [], 0, []
     for number, group in enumerate(groups):
         first = len(entries)
         if tile.kernel in (SM90, SM90_SMALL):
-            entries += _rounds(numbering, group, tile, seed + number)
+            rows = _rounds(numbering, group, tile, seed + number)
+            entries += (_pack_records(rows, tile, units, order) if tile.packed
+                        else _fill_records(rows, tile))
         else:
             entries += [(c, b) for c, b in enumerate(numbering[:, group[0]]) if b >= 0]
         length = len(entries) - first
@@ -351,6 +390,9 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     tables = dict(items=_on_device(items, 4),
                   entries=_on_device(entries, entry_words(tile)),
                   splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
+    if tile.packed:  # the order lies behind the entries
+        flat = np.concatenate([np.ravel(np.asarray(part, np.int32)) for part in (entries, order)])
+        tables["entries"] = _on_device(flat, 1)
     return Plan(numbers, tables)
 
 
@@ -388,7 +430,7 @@ class Planner:
         request = PlanRequest(coords.ctypes.data, len(coords), *layout.shape, batch,
                               device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
                               tile.columns, tile.cta_columns, tile.shared_columns,
-                              tile.unit_blocks)
+                              tile.entry_blocks, tile.column_blocks, tile.packed)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:
@@ -410,7 +452,7 @@ class Planner:
         return Plan(numbers, dict(
             items=_on_device(tables[:summary.entries_offset], 4),
             entries=_on_device(tables[summary.entries_offset:summary.splits_offset],
-                               entry_words(tile)),
+                               1 if tile.packed else entry_words(tile)),
             splits=_on_device(tables[summary.splits_offset:summary.groups_offset], 3),
             groups=_on_device(tables[summary.groups_offset:], tile.columns)))
 

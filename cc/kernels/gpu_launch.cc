@@ -83,7 +83,9 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->columns = tile.columns;
   target->cta_columns = tile.cta_columns;
   target->shared_columns = tile.shared_columns;
-  target->unit_blocks = tile.unit_blocks;
+  target->entry_blocks = tile.entry_blocks;
+  target->column_blocks = tile.column_blocks;
+  target->packed = tile.packed;
   return status;
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <queue>
+#include <utility>
 #include <vector>
 
 #include "cc/plan/cluster_rounds.h"
@@ -84,8 +85,8 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
     : target_(target) {
   if (target.kernel == BSPARSE_SM90_STREAM) {
     CutForStreams(index, batch);
-  } else if (target.unit_blocks > 1) {
-    const UnitIndex units = GatherUnits(index, target.unit_blocks);
+  } else if (target.packed != 0) {
+    const UnitIndex units = GatherUnits(index, target.entry_blocks, target.column_blocks);
     CutIntoItems(units.index, &units, batch);
   } else {
     CutIntoItems(index, nullptr, batch);
@@ -129,9 +130,13 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
     offsets.push_back(static_cast<int64_t>(entries.size()) / words);
   }
   num_entries_ = offsets.back();
+  std::vector<int32_t> order;
   if (units != nullptr) {
-    entries = NameBlocksOfUnits(*units, entries, target.cta_columns, record_words,
-                                entry_words() / target.ctas());
+    PackedRecords packed =
+        PackRecords(*units, entries, offsets, target.ctas(), target.cta_columns);
+    entries = std::move(packed.records);
+    order = std::move(packed.order);
+    num_ordered_ = static_cast<int64_t>(order.size());
   }
 
   const int64_t batch_tiles = BatchClass(batch, target);
@@ -158,11 +163,13 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
 
   num_items_ = static_cast<int32_t>(items.size());
   num_splits_ = static_cast<int32_t>(splits.size());
-  tables_.reserve(4 * items.size() + entries.size() + 3 * splits.size() + groups.size());
+  tables_.reserve(4 * items.size() + entries.size() + order.size() + 3 * splits.size() +
+                  groups.size());
   for (const Item& item : items) {
     tables_.insert(tables_.end(), {item.group, item.first_entry, item.last_entry, item.partial});
   }
   tables_.insert(tables_.end(), entries.begin(), entries.end());
+  tables_.insert(tables_.end(), order.begin(), order.end());
   for (const Split& split : splits) {
     tables_.insert(tables_.end(), {split.group, split.first_partial, split.num_partials});
   }
@@ -172,8 +179,8 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
 int32_t MatmulPlan::entry_words() const {
   if (is_stream()) return kStreamEntryWords;
   if (!is_union()) return 2;
-  const int32_t blocks = target_.cta_columns * target_.unit_blocks * target_.unit_blocks;
-  return target_.ctas() * bsparse_record_words(blocks);
+  return target_.ctas() * (target_.packed != 0 ? int32_t{BSPARSE_PACKED_RECORD_WORDS}
+                                               : bsparse_record_words(target_.cta_columns));
 }
 
 bool MatmulPlan::is_union() const {

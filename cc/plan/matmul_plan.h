@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
-#include "cc/plan/unit_index.h"
+#include "cc/plan/packed_records.h"
 
 namespace bsparse {
 
@@ -21,17 +21,17 @@ struct PlanTarget {
   int32_t cta_columns = 1;  // of those, one CTA's
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
-  int32_t unit_blocks = 1;  // stored blocks along each side of a unit, which columns are made of
+  int32_t entry_blocks = 1;   // neighbouring blocks that an entry is made of,
+  int32_t column_blocks = 1;  // and a column
+  int32_t packed = 0;         // weight blocks are packed in the order of their use
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
-  bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
-
- private:
-  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
-    return {sm_count,    batch_tile,     ctas_per_sm, kernel, columns,
-            cta_columns, shared_columns, unit_blocks};
+  auto Key() const {
+    return std::tuple(sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns,
+                      shared_columns, entry_blocks, column_blocks, packed);
   }
+  bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 };
 
 // Batches of one class share a plan: the number of batch tiles, rounded up to a power of two,
@@ -62,13 +62,16 @@ class MatmulPlan {
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }
 
-  // items (num_items, 4), entries (num_entries, entry_words), splits (num_splits, 3), groups
-  // (groups, columns), one after the other. Of streams there are no items and groups.
+  // items (num_items, 4), entries (num_entries, entry_words), of packed plans their order
+  // (num_blocks), splits (num_splits, 3), groups (groups, columns), one after the other. Of streams
+  // there are no items and groups.
   const std::vector<int32_t>& tables() const { return tables_; }
   int32_t entry_words() const;
   int64_t items_offset() const { return 0; }
   int64_t entries_offset() const { return is_stream() ? 0 : int64_t{4} * num_items_; }
-  int64_t splits_offset() const { return entries_offset() + entry_words() * num_entries_; }
+  int64_t splits_offset() const {
+    return entries_offset() + entry_words() * num_entries_ + num_ordered_;
+  }
   int64_t groups_offset() const { return splits_offset() + int64_t{3} * num_splits_; }
 
   // Work of the busiest CTA slot over the mean, if items are dealt in order to the slot that is
@@ -87,6 +90,7 @@ class MatmulPlan {
   int32_t num_splits_ = 0;
   int32_t num_partials_ = 0;
   int64_t num_entries_ = 0;
+  int64_t num_ordered_ = 0;
   std::vector<int32_t> tables_;
 };
 

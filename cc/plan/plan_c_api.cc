@@ -32,7 +32,9 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.columns = request.columns;
   target.cta_columns = request.cta_columns;
   target.shared_columns = request.shared_columns;
-  target.unit_blocks = request.unit_blocks;
+  target.entry_blocks = request.entry_blocks;
+  target.column_blocks = request.column_blocks;
+  target.packed = request.packed;
   return target;
 }
 

@@ -18,7 +18,8 @@ typedef struct {
   int32_t in_blocks, out_blocks;
   int64_t batch;
   int32_t sm_count, batch_tile, ctas_per_sm;
-  int32_t kernel, columns, cta_columns, shared_columns, unit_blocks;  // of a tile
+  int32_t kernel, columns, cta_columns, shared_columns;  // of a bsparse_tile
+  int32_t entry_blocks, column_blocks, packed;
 } bsparse_plan_request;
 
 // A plan and the numbers of its bsparse_matmul_plan. `tables` belongs to the plan.
