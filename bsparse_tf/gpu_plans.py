@@ -20,7 +20,7 @@ DEFAULT_CTAS_PER_SM = 2
 
 STREAM = "sm90 stream"
 
-_PACKED_RECORD_WORDS = 8  # BSPARSE_PACKED_RECORD_WORDS
+_PACKED_RECORD_WORDS = 4  # BSPARSE_PACKED_RECORD_WORDS
 
 
 class _Request(ctypes.Structure):
@@ -49,6 +49,7 @@ class _Summary(ctypes.Structure):
         ("num_splits", ctypes.c_int32),
         ("num_partials", ctypes.c_int32),
         ("num_entries", ctypes.c_int32),
+        ("num_packed", ctypes.c_int32),
         ("num_blocks", ctypes.c_int32),
         ("batch_splits", ctypes.c_int32),
         ("tables", ctypes.POINTER(ctypes.c_int32)),
@@ -71,11 +72,11 @@ class MatmulPlan:
         Hopper's [entries, ctas, 2 + columns / ctas]: in each entry every one of an item's
         multiprocessors takes an input block or -1; the second number has a bit for each of them
         that this one sends it to (0: another sends it); then each column's weight block or -1.
-        Where weights are packed [entries, ctas, 8]: the first two likewise, the place in `order` of
-        the first weight block, 0, and from the fifth on masks of the blocks there are.
-      order: int32 [blocks], where weights are packed: the weight blocks in the order in which they
-        are used. Columns and entries may then be several neighbouring blocks, and groups and entries
-        count those.
+        Where weights are packed [entries, ctas, 4]: the first two likewise, the place in `order` of
+        the first square of weights, and a mask of the squares there are, by input and then column.
+      order: int32 [squares, blocks of a square], where weights are packed: the weight blocks, or -1, in
+        the order in which they are used. Columns and entries may then be several neighbouring blocks,
+        and groups and entries count those.
       splits: int32 [splits, 3], (group, first partial, partials): groups cut into segments
         whose partial sums are added in this order.
       groups: int32 [groups, columns], output blocks computed together, or -1.
@@ -224,7 +225,8 @@ def matmul_plan(
         ctas = columns // cta_columns
         if packed:
             length = summary.num_entries * ctas * _PACKED_RECORD_WORDS
-            entries, order = entries[:length].reshape(-1, ctas, _PACKED_RECORD_WORDS), entries[length:]
+            order = entries[length:].reshape(-1, column_blocks**2)
+            entries = entries[:length].reshape(-1, ctas, _PACKED_RECORD_WORDS)
         else:
             words = 1 << (1 + cta_columns).bit_length()  # a power of two
             entries = entries.reshape(-1, ctas, words)[:, :, : 2 + cta_columns]

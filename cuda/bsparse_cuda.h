@@ -131,7 +131,7 @@ static inline int32_t bsparse_record_words(int32_t cta_columns) {
 }
 
 // The same where weights are packed.
-enum { BSPARSE_PACKED_RECORD_WORDS = 8, BSPARSE_PACKED_RECORD_MASKS = 4 };
+enum { BSPARSE_PACKED_RECORD_WORDS = 4 };
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
@@ -143,11 +143,12 @@ enum { BSPARSE_PACKED_RECORD_WORDS = 8, BSPARSE_PACKED_RECORD_MASKS = 4 };
 // item that this one sends the block of x to, itself among them, as bits, or 0 where another sends
 // it; weight_block or -1 of each of its columns; filling.
 //
-// Where weights are packed, behind all entries come the num_blocks weight blocks in the order in which
-// CTAs use them: by item, CTA, entry; within an entry as the bits of its masks are. A record has
-// BSPARSE_PACKED_RECORD_WORDS numbers: in_block or -1; receivers as above; in this order the first of
-// its weight blocks; filling; and from BSPARSE_PACKED_RECORD_MASKS on masks of the blocks there are, one
-// for each column_blocks neighbouring input blocks: bits by column, input block, output block.
+// Where weights are packed, an entry's unit of weights is entry_blocks by column_blocks neighbouring
+// blocks, which are packed as column_blocks squares of column_blocks blocks if any of those is stored
+// ("square": 16 or 32 features along each side). A record has BSPARSE_PACKED_RECORD_WORDS numbers:
+// in_block or -1; receivers as above; of this CTA's squares in the order below the first of the entry; a
+// mask of those there are, bits by input and then column. Behind all entries comes that order: by item, CTA,
+// entry, bit; of each of the num_packed squares the weight_blocks, by input and then output, or -1.
 //
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
@@ -164,6 +165,7 @@ typedef struct {
   int32_t num_partials;    // items of those groups; each writes one float32 partial
   int32_t num_entries;
   int32_t num_blocks;      // stored blocks
+  int32_t num_packed;      // squares of packed weights
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;

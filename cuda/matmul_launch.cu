@@ -59,8 +59,13 @@ uint64_t number_of_launch() {
 
 // Small blocks come to the union families packed.
 bool wants_packed(const bsparse_matmul_args& args) {
-  return is_union(args.plan.kernel) && args.plan.num_blocks > 0 &&
+  return is_union(args.plan.kernel) && args.plan.num_packed > 0 &&
          packs_weights(args.block_size, static_cast<int>(element_size(args.dtype)));
+}
+
+size_t packed_bytes(const bsparse_matmul_args& args) {
+  const size_t side = column_features(args.plan.kernel, args.block_size);
+  return static_cast<size_t>(args.plan.num_packed) * side * side * element_size(args.dtype);
 }
 
 // Hopper's TF32 products want both operands along the reduction.
@@ -88,7 +93,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   } else if (is_union(args.plan.kernel)) {
     if (!transposes_weights(args) && !wants_packed(args)) return;
     weights = bytes;
-    bytes += round_up(weight_bytes(args));
+    bytes += round_up(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));
   } else if (args.gate != nullptr) {
     items = bytes;
     entries = items + round_up(args.plan.num_items * sizeof(int4));
@@ -187,7 +192,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     const int32_t* const order =
         args.plan.entries + args.plan.num_entries * ctas * BSPARSE_PACKED_RECORD_WORDS;
     const PackWeights pack = {static_cast<const char*>(args.w), args.gate, order, place,
-                              args.plan.num_blocks};
+                              args.plan.num_packed};
     status = check_cuda(
         launch_pack_weights(pack, args.block_size, args.transpose != 0, stream), "packing weights");
     params.packed_weights = place;

@@ -75,37 +75,11 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   return d;
 }
 
-// Zeros where not `present`.
-__device__ __forceinline__ uint32_t load_shared_if(bool present, uint32_t address) {
-  uint32_t word;
-  asm volatile(
-      "{\n"
-      ".reg .pred present;\n"
-      "setp.ne.u32 present, %2, 0;\n"
-      "mov.u32 %0, 0;\n"
-      "@present ld.shared.u32 %0, [%1];\n"
-      "}\n"
-      : "=&r"(word)
-      : "r"(address), "r"(static_cast<uint32_t>(present))
-      : "memory");
-  return word;
-}
-
-__device__ __forceinline__ void load_shared_16_if(bool present, uint32_t (&words)[4],
-                                                  uint32_t address) {
-  asm volatile(
-      "{\n"
-      ".reg .pred present;\n"
-      "setp.ne.u32 present, %5, 0;\n"
-      "mov.u32 %0, 0;\n"
-      "mov.u32 %1, 0;\n"
-      "mov.u32 %2, 0;\n"
-      "mov.u32 %3, 0;\n"
-      "@present ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}\n"
-      : "=&r"(words[0]), "=&r"(words[1]), "=&r"(words[2]), "=&r"(words[3])
-      : "r"(address), "r"(static_cast<uint32_t>(present))
-      : "memory");
+__device__ __forceinline__ void load_shared_16(uint32_t (&words)[4], uint32_t address) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
 }
 
 __device__ __forceinline__ void store_shared(uint32_t address, uint32_t word) {

@@ -108,9 +108,12 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
   const UnionShared<Traits> shared = {ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)};
+  if (Traits::kPacks && threadIdx.x < Traits::kZeroBytes / 4) {
+    ptx::store_shared(shared.zeros() + 4 * threadIdx.x, 0);
+  }
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.x);
-    ptx::prefetch_tensor_map(&params.w);
+    if (!Traits::kPacks) ptx::prefetch_tensor_map(&params.w);
     ptx::prefetch_tensor_map(&params.y);
     if (params.adds_residual) ptx::prefetch_tensor_map(&params.residual);
 #pragma unroll

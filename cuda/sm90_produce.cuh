@@ -69,18 +69,41 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
   }
 }
 
-// Copies packed weights, in one piece.
+// Copies packed weights, in one piece, and says where the operands of each step and warp will be.
 template <class Traits>
 __device__ __forceinline__ void fill(const UnionMatmulParams& params,
                                      const UnionShared<Traits>& shared, int stage,
                                      const PackedStage<Traits>& record, int, int, bool elected) {
+  using Stage = PackedStage<Traits>;
+  constexpr int kOperands = Traits::kColumnFeatures / 16;  // along a side of a square
+  // A lane for each of 8 warps and 4 steps.
+  static_assert(Traits::kEntries * Traits::kSteps == 4 && kUnionOutputs == 8 * 16);
+  const int lane = threadIdx.x % 32;
+  const int warp = lane / 4, step = lane % 4;
+  constexpr int kRowBits = Traits::kColumns;  // of squares that share inputs
+  const int bit = step / kOperands * kRowBits + warp / kOperands;
+  const bool there = (record.mask >> bit & 1) != 0;
+  const int before = __popc(record.mask & ((1u << bit) - 1));
+  uint32_t place = there ? shared.w(stage, 0) + before * Traits::kSquareBytes +
+                               (step % kOperands * kOperands + warp % kOperands) * 512
+                         : shared.zeros();
+  // The steps in which this lane's warpgroup has a square.
+  constexpr int kGroupBits = kRowBits / kConsumers;
+  const uint32_t group = record.mask >> warp / 4 * kGroupBits;
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    const uint32_t mine = group >> s / kOperands * kRowBits & ((1u << kGroupBits) - 1);
+    place |= mine != 0 ? 1u << s : 0u;
+  }
+  ptx::store_shared(shared.table(stage, warp) + 4 * step, place);
+  __syncwarp();
   if (!elected) return;
   const uint32_t full = shared.full(stage);
-  const uint32_t bytes = record.blocks * Traits::kBlockBytes;
+  const uint32_t bytes = __popc(record.mask) * Traits::kSquareBytes;
   ptx::barrier_arrive_expect(full, bytes);
   if (bytes == 0) return;
   const auto* const from = static_cast<const char*>(params.packed_weights) +
-                           static_cast<int64_t>(record.first) * Traits::kBlockBytes;
+                           static_cast<int64_t>(record.first) * Traits::kSquareBytes;
   ptx::copy_bytes_to_shared(shared.w(stage, 0), from, bytes, full);
 }
 

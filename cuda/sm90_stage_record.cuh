@@ -93,49 +93,24 @@ struct StageRecord {
   }
 };
 
-// The packed weights of a stage: those of its entries lie one behind the other.
+// The packed weights of a stage: the squares of its entries lie one behind the other.
 template <class Traits>
 struct PackedStage {
   static constexpr bool kInputs = false;
-  int first = 0;  // of its blocks
-  int blocks = 0;
+  static constexpr int kBits =  // of an entry
+      Traits::kColumns * Traits::kEntryFeatures / Traits::kColumnFeatures;
+  static_assert(Traits::kEntries * kBits <= 32, "a bit for each square of a stage");
+  int first = 0;
+  uint32_t mask = 0;  // of the squares there are
 
   __device__ __forceinline__ void read(int entry, const int32_t* record, const float*) {
-    if (entry == 0) first = __ldg(record + 2);
-    const int2 masks = __ldg(
-        reinterpret_cast<const int2*>(record + BSPARSE_PACKED_RECORD_MASKS));
-    blocks += __popc(masks.x) + __popc(masks.y);
+    const int2 words = __ldg(reinterpret_cast<const int2*>(record + 2));
+    if (entry == 0) first = words.x;
+    mask |= static_cast<uint32_t>(words.y) << entry * kBits;
   }
 
   __device__ __forceinline__ PackedStage of_lane(int lane) const {
-    return {__shfl_sync(~0u, first, lane), __shfl_sync(~0u, blocks, lane)};
-  }
-};
-
-// Which of them there are: the masks of its entries, as many to a word as it holds.
-template <class Traits>
-struct MaskStage {
-  static constexpr int kMasks =  // of an entry
-      Traits::kEntryBlocks / Traits::kColumnBlocks;
-  static_assert(kMasks <= 2, "as PackedStage reads them");
-  static constexpr int kBits = Traits::kColumns * Traits::kColumnBlocks * Traits::kColumnBlocks;
-  static constexpr int kWords = (Traits::kEntries * kMasks * kBits + 31) / 32;
-  uint32_t words[kWords] = {};
-
-  __device__ __forceinline__ void read(int entry, const int32_t* record, const float*) {
-#pragma unroll
-    for (int m = 0; m < kMasks; ++m) {
-      const int bit = (entry * kMasks + m) * kBits;
-      const uint32_t mask = __ldg(record + BSPARSE_PACKED_RECORD_MASKS + m);
-      words[bit / 32] |= mask << bit % 32;
-    }
-  }
-
-  __device__ __forceinline__ MaskStage of_lane(int lane) const {
-    MaskStage stage;
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) stage.words[i] = __shfl_sync(~0u, words[i], lane);
-    return stage;
+    return {__shfl_sync(~0u, first, lane), __shfl_sync(~0u, mask, lane)};
   }
 };
 

@@ -45,7 +45,7 @@ struct Sm90MatmulTraits {
   static_assert(kPacks || kOutputRows || kRows == kDepth, "boxes whose rows are the reduction");
   static constexpr int kRowBytes = kDepth * kSize;
   static constexpr int kBoxBytes = kRows * kRowBytes;
-  static constexpr int kBlockBytes = kBlockSize * kBlockSize * kSize;
+  static constexpr int kSquareBytes = kColumnFeatures * kColumnFeatures * kSize;  // packed
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
   static constexpr int kMasked = kConsumers;  // what a mask tells about
@@ -73,12 +73,13 @@ struct Sm90MatmulTraits {
   // Columns that share a product.
   static constexpr int kSharedColumns = kColumnFeatures < 64 ? 64 / kColumnFeatures : 1;
 
-  static constexpr int kControlBytes = 1024;  // barriers and masks
+  static constexpr int kZeroBytes = 512;
+  static constexpr int kControlBytes = kPacks ? 2048 : 1024;  // barriers, masks, tables, zeros
   static constexpr int kStages =
       (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
   static constexpr int kSharedBytes =
       1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
-  static_assert(kStages >= 3 && kStages * 28 + 8 * kConsumers <= kControlBytes,
+  static_assert(kStages >= 3 && kStages * 28 + 8 * kConsumers <= 256 && kStages * 128 <= 1024,
                 "a ring of a sensible length");
 
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
@@ -123,10 +124,17 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t residual(int group) const {
     return empty_w(Traits::kStages) + 8 * group;
   }
-  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage. Of packed weights
-  // there is none.
+  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return residual(kConsumers) + 4 * stage;
+  }
+  // Of packed weights: for each consumer warp and step where its operand is, 16 bytes.
+  __device__ __forceinline__ uint32_t table(int stage, int warp) const {
+    return y(kConsumers) + 256 + 128 * stage + 16 * warp;
+  }
+  // An operand of a missing block.
+  __device__ __forceinline__ uint32_t zeros() const {
+    return y(kConsumers) + Traits::kControlBytes - Traits::kZeroBytes;
   }
 };
 

@@ -39,15 +39,16 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
-// Blocks of 16-bit weights in the order in which a packed plan uses them (bsparse_matmul_plan), and as operands
-// of 16 outputs by 16 inputs lie in a warp's registers; of blocks of 8 their quarters. Zeros of a
-// block whose gate is 0. With `output_rows` the rows of blocks are outputs.
+// Blocks of 16-bit weights as a packed plan uses them (bsparse_matmul_plan): squares of 16 or 32 features
+// along each side, in the plan's order, and in them operands of 16 outputs by 16 inputs as they lie in
+// a warp's registers. Zeros of a missing block, or one whose gate is 0. With `output_rows` the rows of
+// blocks are outputs.
 struct PackWeights {
-  const char* w;         // (num_blocks, block_size, block_size)
-  const float* gate;     // (num_blocks) or null
-  const int32_t* order;  // (num_blocks)
+  const char* w;         // (blocks, block_size, block_size)
+  const float* gate;     // (blocks) or null
+  const int32_t* order;  // (num_packed, blocks of a square)
   char* out;
-  int32_t num_blocks;
+  int32_t num_packed;
 };
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
                                 cudaStream_t stream);

@@ -23,7 +23,7 @@ ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
-PACKED_RECORD_WORDS, PACKED_RECORD_MASKS = 8, 4
+PACKED_RECORD_WORDS = 4
 SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM = range(6)
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
@@ -57,7 +57,7 @@ class Choice(ctypes.Structure):
 class MatmulPlan(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "columns", "num_items", "num_splits", "num_partials", "num_entries",
-                 "num_blocks")]
+                 "num_blocks", "num_packed")]
     _fields_ += [(name, _pointer) for name in ("items", "entries", "splits", "groups")]
 
 
@@ -173,8 +173,8 @@ class PlanRequest(ctypes.Structure):
 
 class PlanSummary(ctypes.Structure):
     _fields_ = [(name, _int) for name in
-                ("num_items", "num_splits", "num_partials", "num_entries", "num_blocks",
-                 "batch_splits")]
+                ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
+                 "num_blocks", "batch_splits")]
     _fields_ += [("tables", ctypes.POINTER(_int)), ("tables_size", _long),
                  ("items_offset", _long), ("entries_offset", _long), ("splits_offset", _long),
                  ("groups_offset", _long), ("balance", ctypes.c_double)]
@@ -333,20 +333,18 @@ def _fill_records(rows, tile):
 
 def _pack_records(rows, tile, units, order):
     """Records of a group, of _rounds whose blocks are units, with masks; `order` grows."""
-    packed = np.zeros((len(rows), tile.columns // tile.cta_columns, PACKED_RECORD_WORDS), np.uint32)
-    masks = tile.entry_blocks // tile.column_blocks
+    packed = np.zeros((len(rows), tile.columns // tile.cta_columns, PACKED_RECORD_WORDS), np.int32)
+    missing = np.full(units.shape[1], -1)
     for r in range(packed.shape[1]):
         for number, row in enumerate(rows):
-            packed[number, r, :2] = row[r, :2].astype(np.uint32)
-            packed[number, r, 2] = len(order)
-            blocks = np.array([units[u] if u >= 0 else np.full(units.shape[1], -1)
-                               for u in row[r, 2:]]).reshape(tile.cta_columns, masks, -1)
-            for m in range(masks):
-                found = blocks[:, m].ravel()
-                packed[number, r, PACKED_RECORD_MASKS + m] = sum(
-                    1 << bit for bit, block in enumerate(found) if block >= 0)
-                order.extend(found[found >= 0])
-    return packed.view(np.int32).reshape(len(rows), -1).tolist()
+            blocks = np.array([units[u] if u >= 0 else missing for u in row[r, 2:]])
+            squares = blocks.reshape(tile.cta_columns, -1, tile.column_blocks**2).swapaxes(0, 1)
+            squares = squares.reshape(-1, tile.column_blocks**2)
+            there = squares.max(axis=1) >= 0
+            mask = np.uint32(sum(1 << int(bit) for bit in np.flatnonzero(there)))
+            packed[number, r] = *row[r, :2], len(order), mask.view(np.int32)
+            order.extend(squares[there])
+    return packed.reshape(len(rows), -1).tolist()
 
 
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
@@ -386,7 +384,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     items.sort(key=lambda item: item[1] - item[2])
     numbers = dict(kernel=tile.kernel, columns=tile.columns, num_items=len(items),
                    num_splits=len(splits), num_partials=partials, num_entries=len(entries),
-                   num_blocks=int(layout.sum()))
+                   num_blocks=int(layout.sum()), num_packed=len(order))
     tables = dict(items=_on_device(items, 4),
                   entries=_on_device(entries, entry_words(tile)),
                   splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
@@ -446,7 +444,7 @@ class Planner:
             layout, batch, device, tile,
             lambda request, error: self._library.bsparse_plan_matmul(
                 ctypes.byref(request), int(transpose), error, len(error)))
-        names = ("num_items", "num_splits", "num_partials", "num_entries")
+        names = ("num_items", "num_splits", "num_partials", "num_entries", "num_packed")
         numbers = dict(kernel=tile.kernel, columns=tile.columns, num_blocks=int(layout.sum()),
                        **{name: getattr(summary, name) for name in names})
         return Plan(numbers, dict(

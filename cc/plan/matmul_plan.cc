@@ -137,6 +137,7 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
     entries = std::move(packed.records);
     order = std::move(packed.order);
     num_ordered_ = static_cast<int64_t>(order.size());
+    num_packed_ = packed.num_packed;
   }
 
   const int64_t batch_tiles = BatchClass(batch, target);

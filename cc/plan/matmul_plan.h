@@ -61,9 +61,10 @@ class MatmulPlan {
   int32_t num_items() const { return num_items_; }
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }
+  int32_t num_packed() const { return num_packed_; }
 
-  // items (num_items, 4), entries (num_entries, entry_words), of packed plans their order
-  // (num_blocks), splits (num_splits, 3), groups (groups, columns), one after the other. Of streams
+  // items (num_items, 4), entries (num_entries, entry_words), of packed plans the order
+  // of weight blocks, splits (num_splits, 3), groups (groups, columns), one after the other. Of streams
   // there are no items and groups.
   const std::vector<int32_t>& tables() const { return tables_; }
   int32_t entry_words() const;
@@ -90,7 +91,8 @@ class MatmulPlan {
   int32_t num_splits_ = 0;
   int32_t num_partials_ = 0;
   int64_t num_entries_ = 0;
-  int64_t num_ordered_ = 0;
+  int64_t num_ordered_ = 0;  // weight blocks
+  int32_t num_packed_ = 0;
   std::vector<int32_t> tables_;
 };
 

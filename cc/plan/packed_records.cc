@@ -43,8 +43,8 @@ PackedRecords PackRecords(const UnitIndex& units, const std::vector<int32_t>& re
                           const std::vector<int64_t>& offsets, int32_t ctas, int32_t cta_columns) {
   const int32_t words = bsparse_record_words(cta_columns);
   const int32_t unit_size = units.entry_blocks * units.column_blocks;
-  const int32_t of_mask = units.column_blocks * units.column_blocks;  // a column's bits
-  const int32_t masks = units.entry_blocks / units.column_blocks;
+  const int32_t square_size = units.column_blocks * units.column_blocks;
+  const int32_t squares = units.entry_blocks / units.column_blocks;  // of a unit
   PackedRecords packed;
   packed.records.resize(records.size() / words * BSPARSE_PACKED_RECORD_WORDS, 0);
   for (size_t g = 0; g + 1 < offsets.size(); ++g) {
@@ -54,22 +54,21 @@ PackedRecords PackRecords(const UnitIndex& units, const std::vector<int32_t>& re
         const int32_t* const from = records.data() + place * words;
         int32_t* const to = packed.records.data() + place * BSPARSE_PACKED_RECORD_WORDS;
         std::copy_n(from, 2, to);
-        to[2] = static_cast<int32_t>(packed.order.size());
-        for (int32_t m = 0; m < masks; ++m) {
-          uint32_t mask = 0;
+        to[2] = packed.num_packed;
+        uint32_t mask = 0;
+        for (int32_t s = 0; s < squares; ++s) {
           for (int32_t c = 0; c < cta_columns; ++c) {
             const int32_t unit = from[2 + c];
             if (unit < 0) continue;
-            const int32_t* const blocks =
-                units.weight_blocks.data() + static_cast<int64_t>(unit) * unit_size + m * of_mask;
-            for (int32_t b = 0; b < of_mask; ++b) {
-              if (blocks[b] < 0) continue;
-              mask |= 1u << (c * of_mask + b);
-              packed.order.push_back(blocks[b]);
-            }
+            const auto blocks = units.weight_blocks.begin() +
+                                static_cast<int64_t>(unit) * unit_size + s * square_size;
+            if (*std::max_element(blocks, blocks + square_size) < 0) continue;
+            mask |= 1u << (s * cta_columns + c);
+            packed.order.insert(packed.order.end(), blocks, blocks + square_size);
+            ++packed.num_packed;
           }
-          to[BSPARSE_PACKED_RECORD_MASKS + m] = static_cast<int32_t>(mask);
         }
+        to[3] = static_cast<int32_t>(mask);
       }
     }
   }

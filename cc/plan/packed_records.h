@@ -27,7 +27,8 @@ UnitIndex GatherUnits(const BlockIndex& index, int32_t entry_blocks, int32_t col
 // entries offsets[g] to offsets[g + 1]. `records`: as for unpacked weights, of units.
 struct PackedRecords {
   std::vector<int32_t> records;
-  std::vector<int32_t> order;
+  std::vector<int32_t> order;  // the weight blocks of all squares
+  int32_t num_packed = 0;      // squares
 };
 PackedRecords PackRecords(const UnitIndex& units, const std::vector<int32_t>& records,
                           const std::vector<int64_t>& offsets, int32_t ctas, int32_t cta_columns);

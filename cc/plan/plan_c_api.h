@@ -25,7 +25,7 @@ typedef struct {
 // A plan and the numbers of its bsparse_matmul_plan. `tables` belongs to the plan.
 typedef struct {
   int32_t num_items;
-  int32_t num_splits, num_partials, num_entries;  // of a matmul plan
+  int32_t num_splits, num_partials, num_entries, num_packed;  // of a matmul plan
   int32_t num_blocks, batch_splits;             // of a weight-gradient plan
   const int32_t* tables;
   int64_t tables_size;                                 // in int32

@@ -31,6 +31,7 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
   args->plan.num_partials = gpu.num_partials;
   args->plan.num_entries = gpu.num_entries;
   args->plan.num_blocks = gpu.num_blocks;
+  args->plan.num_packed = gpu.num_packed;
   args->plan.items = tables;
   args->plan.entries = tables + gpu.entries_offset;
   args->plan.splits = tables + gpu.splits_offset;
@@ -69,7 +70,7 @@ inline void WriteSmallWorldPlan(const bsparse_matmul_plan& plan, const int32_t* 
   numbers->insert(numbers->end(),
                   {plan.kernel, plan.columns, plan.num_items, plan.num_splits, plan.num_partials,
                    plan.num_entries, plan.num_blocks, offset(plan.items), offset(plan.entries),
-                   offset(plan.splits), offset(plan.groups)});
+                   offset(plan.splits), offset(plan.groups), plan.num_packed});
 }
 
 inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int32_t* tables) {
@@ -85,6 +86,7 @@ inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int3
   plan.entries = tables + numbers[8];
   plan.splits = tables + numbers[9];
   plan.groups = tables + numbers[10];
+  plan.num_packed = numbers[11];
   return plan;
 }
 
