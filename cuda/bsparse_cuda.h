@@ -135,7 +135,8 @@ enum { BSPARSE_PACKED_RECORD_WORDS = 4 };
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
-// of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column].
+// of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column]. BSPARSE_DENSE
+// has an item for each column, and splits none.
 //
 // BSPARSE_SM90 and BSPARSE_SM90_SMALL have items of several columns, dealt to one or more CTAs,
 // `cta_columns` each. An entry is a round, in which every CTA of the item takes an input block: a
@@ -214,7 +215,8 @@ typedef struct {
   int32_t num_blocks;
   int32_t batch_splits;
   int32_t num_items;
-  const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block
+  const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block; of BSPARSE_DENSE by
+                          // rising out_block
   const int32_t* items;   // (num_items, 4): out_block, first and end of its blocks, 0; of tiles with
                           // one column there are none
 } bsparse_matmul_dw_plan;

@@ -10,7 +10,7 @@
 
 namespace bsparse {
 
-// w is scattered into a dense matrix; absent blocks are zeros, and count as such.
+// w is laid out as a dense matrix; absent blocks are zeros, and count as such.
 size_t dense_matmul_workspace(const bsparse_matmul_args& args);
 bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t stream);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/dtype.cuh"
+#include "cuda/elements.cuh"
 
 namespace bsparse {
 
@@ -24,9 +25,8 @@ struct DwOutput {
   template <class Element>
   __device__ __forceinline__ void store(int64_t place, float scale, float first,
                                         float second) const {
-    // A gate of 0 gives 0 whatever the sum.
-    first = scale == 0.0f ? 0.0f : scale * first;
-    second = scale == 0.0f ? 0.0f : scale * second;
+    first = scaled(scale, first);
+    second = scaled(scale, second);
     if (is_float) {
       store_as<float>(place, first, second);
     } else {
@@ -34,7 +34,28 @@ struct DwOutput {
     }
   }
 
+  // kCount neighbours at once; Element is the type of dw. That many must be aligned, also in the addend.
+  template <class Element, int kCount>
+  __device__ __forceinline__ void store_vector(int64_t place, float scale,
+                                               const float (&sums)[kCount]) const {
+    float values[kCount];
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) values[e] = scaled(scale, sums[e]);
+    if (addend != nullptr) {
+      float more[kCount];
+      load_elements(static_cast<const Element*>(addend) + place, more);
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) values[e] += more[e];
+    }
+    store_elements(values, static_cast<Element*>(dw) + place);
+  }
+
  private:
+  // A gate of 0 gives 0 whatever the sum.
+  static __device__ __forceinline__ float scaled(float scale, float sum) {
+    return scale == 0.0f ? 0.0f : scale * sum;
+  }
+
   template <class Element>
   __device__ __forceinline__ void store_as(int64_t place, float first, float second) const {
     if (addend != nullptr) {

@@ -255,9 +255,10 @@ def test_matmul_of_many_items(kernels, block_size):
 
 
 def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, batch_splits=1,
-                    use_gate=False, float_output=False, misaligned=False, tile=None):
+                    shape=None, density=0.4, use_gate=False, float_output=False, misaligned=False,
+                    tile=None):
     rng = np.random.default_rng(seed)
-    layout = random_layout(rng, (7, 5) if block_size <= 32 else (3, 4), 0.4)
+    layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
     many = max(batch, 1)
     x = on_gpu(rng.standard_normal((many, layout.shape[0] * block_size)), mode)
     dy = on_gpu(rng.standard_normal((many, layout.shape[1] * block_size)), mode)
@@ -312,10 +313,10 @@ def test_matmul_dw(kernels, mode, block_size, feature_axis):
 
 
 def check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, *, seed, batch_splits=1,
-                        tile=None, max_ctas=0):
+                        shape=None, density=0.4, tile=None, max_ctas=0):
     """dw of several uses of the weights, gated, upon an addend that may be dw itself."""
     rng = np.random.default_rng(seed)
-    layout = random_layout(rng, (7, 5) if block_size <= 32 else (3, 4), 0.4)
+    layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
     blocks = int(layout.sum())
     xs, dys = ([on_gpu(rng.standard_normal((n, side * block_size)), mode) for n in batches]
                for side in layout.shape)
@@ -467,6 +468,95 @@ def test_matmul_dw_by_the_dense_matrix(kernels, mode, block_size, feature_axis):
     for seed, (use_gate, float_output) in enumerate(itertools.product((False, True), repeat=2)):
         check_matmul_dw(kernels, mode, block_size, feature_axis, 200, seed=seed, use_gate=use_gate,
                         float_output=float_output, tile=dense_tile())
+
+
+def dense_layouts(block_size):
+    """Shapes and densities: odd counts, a side of one block, every block stored, and more than one
+    tile along each side."""
+    many, more = (19, 37) if block_size <= 32 else (3, 7)
+    return (((1, 1), 1.0), ((1, 9), 0.5), ((11, 2), 1.0), ((many, more), 0.3), ((more, many), 0.9))
+
+
+@pytest.mark.parametrize("mode, block_size, transpose",
+                         list(itertools.product(MODES, BLOCK_SIZES, (False, True))))
+def test_dense_matrices_of_any_shape(kernels, mode, block_size, transpose):
+    for seed, (shape, density) in enumerate(dense_layouts(block_size)):
+        check_matmul(kernels, mode, block_size, seed % 2, transpose, 40, seed=seed, shape=shape,
+                     density=density, tile=dense_tile())
+
+
+@pytest.mark.parametrize("mode, block_size", list(itertools.product(MODES, BLOCK_SIZES)))
+def test_weight_gradients_by_dense_matrices_of_any_shape(kernels, mode, block_size):
+    """Of one pair and of several, whose sums are float32; gated, with an addend, and without."""
+    for seed, (shape, density) in enumerate(dense_layouts(block_size)):
+        check_matmul_dw(kernels, mode, block_size, seed % 2, 72, seed=seed, shape=shape,
+                        density=density, use_gate=seed % 3 == 0, float_output=seed % 2 == 0,
+                        tile=dense_tile())
+        for number, batches in enumerate(((72,), (40, 24))):
+            check_list_of_pairs(kernels, mode, block_size, (seed + number) % 2, batches,
+                                seed=2 * seed + number, shape=shape, density=density,
+                                tile=dense_tile())
+            check_list_of_pairs(kernels, mode, block_size, (seed + number) % 2, batches,
+                                seed=2 * seed + 1 - number, shape=shape, density=density,
+                                tile=dense_tile())
+
+
+@pytest.mark.parametrize("mode, block_size", list(itertools.product(MODES, BLOCK_SIZES)))
+def test_what_a_gate_shuts_out_does_not_reach_dw(kernels, mode, block_size):
+    """NaN in the dense gradient, under blocks whose gate is 0; with dw at a multiple of 8 bytes only,
+    too."""
+    layout = np.ones((3, 5), bool)
+    x, dy = (torch.ones((24, side * block_size), dtype=cuda.torch_dtype(mode), device="cuda")
+             for side in layout.shape)
+    x[3, block_size] = float("nan")  # so that a row of every block of block row 1 is NaN
+    gate = torch.ones(15, device="cuda")
+    gate[5:10] = 0.0
+    addend = torch.arange(15.0, device="cuda")[:, None, None].expand(15, block_size, block_size)
+    plan = cuda.matmul_dw_plan(layout, dense_tile())
+    wanted = (addend + 24 * gate[:, None, None]).to(x.dtype)
+    for shift in (0, 8 // x.element_size()):
+        dw, more = (torch.full((addend.numel() + shift,), float("nan"), dtype=x.dtype,
+                               device="cuda")[shift:].view(addend.shape) for _ in range(2))
+        more.copy_(addend)
+        kernels.prepare_matmul_dw(mode, block_size, 1, layout.shape, plan, x, dy, dw, gate, more)()
+        assert torch.equal(dw, wanted)
+
+
+@pytest.mark.parametrize("transpose", (False, True))
+def test_dense_products_inside_a_cuda_graph(kernels, transpose):
+    """Kernels that may start early come after those of cuBLAS, which are not launched so."""
+    layout = np.random.default_rng(0).random((7, 7)) < 0.5
+    x, dy = (torch.randn((192, 56), device="cuda").to(torch.bfloat16) for _ in range(2))
+    w = torch.randn((int(layout.sum()), 8, 8), device="cuda").to(torch.bfloat16)
+    bias = torch.randn(56, device="cuda").to(torch.bfloat16)
+    plan = cuda.matmul_plan(layout, dense_tile(), transpose)
+    dw_plan = cuda.matmul_dw_plan(layout, dense_tile())
+    eager, replayed = ((torch.empty_like(x), torch.empty_like(w)) for _ in range(2))
+    calls = [(kernels.prepare_matmul("bfloat16", 8, 1, layout.shape, plan, x, w, y, transpose,
+                                     bias=bias),
+              kernels.prepare_matmul_dw("bfloat16", 8, 1, layout.shape, dw_plan, x, dy, dw))
+             for y, dw in (eager, replayed)]
+    for call in calls[0]:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls[1]:
+            call()
+    for tensor in replayed:
+        tensor.fill_(float("nan"))
+    graph.replay()
+    assert all(torch.equal(*pair) for pair in zip(eager, replayed))
+
+
+def test_a_split_plan_does_not_go_by_the_dense_matrix(kernels):
+    layout = np.ones((4, 4), bool)
+    x, w = (torch.ones(shape, device="cuda") for shape in ((32, 32), (16, 8, 8)))
+    call = kernels.prepare_matmul("float32", 8, 1, layout.shape,
+                                  cuda.matmul_plan(layout, dense_tile(), segment=2), x, w,
+                                  torch.empty_like(x))
+    with pytest.raises(cuda.CudaError, match="plan.num_items is 8"):
+        call()
 
 
 def test_dense_layouts_of_small_blocks_go_by_the_dense_matrix(kernels):

@@ -475,6 +475,19 @@ TEST(MatmulPlan, TheDenseProductIsNotSplit) {
   EXPECT_EQ(plan.num_splits(), 0);
 }
 
+TEST(MatmulDwPlan, TheDenseProductListsBlocksByColumn) {
+  PlanTarget dense;
+  dense.sm_count = 132;
+  dense.batch_tile = std::numeric_limits<int32_t>::max();
+  dense.kernel = BSPARSE_DENSE;
+  const Layout layout = Random(40, 60, 0.3, 2, 16);
+  const MatmulDwPlan plan(BlockIndex(layout.view(), false), 64, dense);
+  const int32_t* blocks = plan.tables().data() + plan.blocks_offset();
+  for (int32_t b = 1; b < plan.num_blocks(); ++b) {
+    EXPECT_GE(blocks[3 * b + 1], blocks[3 * b - 2]);
+  }
+}
+
 TEST(MatmulDwPlan, ListsEveryBlockAndSplitsTheBatchWhenThereAreFew) {
   const Layout few = Random(4, 4, 1.0, 0, 6);
   const BlockIndex index(few.view(), false);
