@@ -83,6 +83,8 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->columns = tile.columns;
   target->cta_columns = tile.cta_columns;
   target->shared_columns = tile.shared_columns;
+  target->chunk_blocks = tile.chunk_blocks;
+  target->chunks = tile.chunks;
   return status;
 }
 
@@ -109,6 +111,9 @@ bsparse_matmul_dw_plan DevicePlan(const MatmulDwPlan& plan, const int32_t* devic
   out.num_blocks = plan.num_blocks();
   out.num_items = plan.num_items();
   out.batch_splits = plan.batch_splits();
+  out.ctas = plan.ctas();
+  out.chunks = plan.chunks();
+  out.whole_items = plan.whole_items();
   out.items = device_tables + plan.items_offset();
   out.blocks = device_tables + plan.blocks_offset();
   return out;

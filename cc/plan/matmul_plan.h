@@ -2,8 +2,8 @@
 #ifndef BSPARSE_CC_PLAN_MATMUL_PLAN_H_
 #define BSPARSE_CC_PLAN_MATMUL_PLAN_H_
 
+#include <array>
 #include <cstdint>
-#include <tuple>
 #include <vector>
 
 #include "cc/plan/block_index.h"
@@ -20,14 +20,17 @@ struct PlanTarget {
   int32_t cta_columns = 1;  // of those, one CTA's
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
+  int32_t chunk_blocks = 0;  // of tiles of dw: blocks side by side that are loaded together
+  int32_t chunks = 0;        // of those, a CTA's, at most
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 
  private:
-  std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> Key() const {
-    return {sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns, shared_columns};
+  std::array<int32_t, 9> Key() const {
+    return {sm_count,    batch_tile,     ctas_per_sm,  kernel, columns,
+            cta_columns, shared_columns, chunk_blocks, chunks};
   }
 };
 
@@ -87,7 +90,8 @@ class MatmulPlan {
 };
 
 // The work of dw = x^T dy: the stored blocks by output column, an order that is kind to the L2
-// cache; for kernels that compute several blocks of a column at once, items of them.
+// cache; for kernels that compute several blocks of a column at once, items of them; or tiles of
+// the layout (dw_tiles.h).
 class MatmulDwPlan {
  public:
   // `index` is of the forward product.
@@ -98,16 +102,26 @@ class MatmulDwPlan {
   int32_t num_items() const { return num_items_; }
   // The batch is cut into this many ranges when the blocks alone do not fill the device.
   int32_t batch_splits() const { return batch_splits_; }
-  // items (num_items, 4), blocks (num_blocks, 3)
+  // Of tiles: CTAs of an item, the most chunks of one,
+  int32_t ctas() const { return target_.ctas(); }
+  int32_t chunks() const { return chunks_; }
+  int32_t whole_items() const { return whole_items_; }  // not cut along the batch
+  // items, blocks, as of a bsparse_matmul_dw_plan
   const std::vector<int32_t>& tables() const { return tables_; }
   int64_t items_offset() const { return 0; }
-  int64_t blocks_offset() const { return int64_t{4} * num_items_; }
+  int64_t blocks_offset() const { return blocks_offset_; }
 
  private:
+  void ListColumns(const BlockIndex& index, int64_t batch);
+  void CutTiles(const BlockIndex& index, int64_t batch);
+
   PlanTarget target_;
   int32_t num_blocks_ = 0;
   int32_t num_items_ = 0;
   int32_t batch_splits_ = 1;
+  int32_t chunks_ = 0;
+  int32_t whole_items_ = 0;
+  int64_t blocks_offset_ = 0;
   std::vector<int32_t> tables_;
 };
 

@@ -32,6 +32,8 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.columns = request.columns;
   target.cta_columns = request.cta_columns;
   target.shared_columns = request.shared_columns;
+  target.chunk_blocks = request.chunk_blocks;
+  target.chunks = request.chunks;
   return target;
 }
 
@@ -76,6 +78,9 @@ void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summa
     summary->num_items = plan->matmul_dw->num_items();
     summary->entries_offset = plan->matmul_dw->blocks_offset();
     summary->batch_splits = plan->matmul_dw->batch_splits();
+    summary->ctas = plan->matmul_dw->ctas();
+    summary->chunks = plan->matmul_dw->chunks();
+    summary->whole_items = plan->matmul_dw->whole_items();
     summary->tables = plan->matmul_dw->tables().data();
     summary->tables_size = static_cast<int64_t>(plan->matmul_dw->tables().size());
   }
