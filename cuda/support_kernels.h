@@ -39,6 +39,18 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
+// The same for partials of blocks whose place in dw a table names.
+struct ReduceDwTiles {
+  const float* partials;  // (num_partials, places, bs, bs)
+  DwOutput output;
+  const int32_t* blocks;  // (places, 3): anything, anything, place in dw or -1
+  int64_t places;
+  int32_t num_partials;
+  int32_t block_elements;
+};
+cudaError_t launch_reduce_dw_tiles(const ReduceDwTiles& args, bsparse_dtype out_dtype,
+                                   cudaStream_t stream);
+
 // Each block transposed; for blocks of 32 and more.
 struct TransposeBlocks {
   const float* w;  // (num_blocks, bs, bs)
