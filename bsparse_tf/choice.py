@@ -21,7 +21,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream")
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream", "sm90 dw tiles")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -42,8 +42,7 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
     "features last and a batch above 64",
-    "not the Hopper family: its blocks are 16 and more; with TF32, and for dw with features last, 32 "
-    "and more",
+    "not the Hopper family: its blocks are 16 and more, with TF32 32 and more, and any for dw",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )
@@ -54,6 +53,8 @@ _VARIANT_REASONS = {
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
+    "sm90 dw tiles": "tiles of the layout: small blocks that share inputs and outputs share their "
+    "loads",
 }
 
 _CLUSTER_REASON = (
@@ -91,6 +92,8 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("columns", ctypes.c_int32),
         ("cta_columns", ctypes.c_int32),
         ("shared_columns", ctypes.c_int32),
+        ("chunk_blocks", ctypes.c_int32),
+        ("chunks", ctypes.c_int32),
     ]
 
 
@@ -113,10 +116,12 @@ class Tile:
       batch_tile: batch entries of an output tile; of dw: of one step of its sum.
       ctas_per_sm: tiles that one multiprocessor runs at a time (of dw: stored blocks), or None:
         only the GPU itself can tell.
-      columns: output block columns of an item; of dw: blocks of one column, at most.
+      columns: output block columns of an item; of dw: blocks of one column, or of a tile, at most.
       cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
+      chunk_blocks: of tiles of dw: blocks side by side that are loaded together.
+      chunks: of those, a multiprocessor's, of inputs and of outputs, at most.
     """
 
     batch_tile: int
@@ -124,6 +129,8 @@ class Tile:
     columns: int
     cta_columns: int
     shared_columns: int
+    chunk_blocks: int = 0
+    chunks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +265,8 @@ def _choose_gpu(request, device):
             choice.tile.columns,
             choice.tile.cta_columns,
             choice.tile.shared_columns,
+            choice.tile.chunk_blocks,
+            choice.tile.chunks,
         )
     return Choice(
         f"sm_{device.compute_capability}",
