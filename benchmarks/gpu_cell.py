@@ -6,7 +6,8 @@ import gpu_peers
 import numpy as np
 from cuda_binding import torch
 
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream")
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream",
+            "sm90 dw tiles")
 # Against float64, in errors of the dense product of the same precision: the package's own rule.
 ALLOWED_ERROR = {"fprop": 2.0, "dx": 2.0, "dw": 3.0}
 
@@ -138,7 +139,9 @@ class Cell:
             seconds = {"ours": timers.cold(call), "dense": timers.cold(dense)}
         more, refusals = gpu_peers.time_peers(peers, self, operation, timers.cold)
         entries = None
-        if operation != "dw":
+        if tile.kernel == cuda.SM90_DW_TILES:
+            entries = plan.tables["items"].cpu().numpy()
+        elif operation != "dw":
             entries = plan.entries(tile)
         limit = gpu_limits.modelled_seconds(rates, self.work(operation), tile,
                                             plan.numbers["num_items"], entries)

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 
-from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_STREAM
+from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM
 
 SHORT_ROW = 32  # bytes
 ROW_BATCH = 64  # batch entries of a box's row with features first, at most
@@ -98,7 +98,8 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
       work: a Work.
       tile: the chosen cuda_binding.Tile.
       num_items: of the plan, for dw on Hopper.
-      entries: int array [rounds, words] of the plan, for fprop and dx on Hopper.
+      entries: int array [rounds, words] of the plan, for fprop and dx on Hopper; of tiles of dw
+        its items, [items * ctas, 2 + chunks].
     """
     bs, batch, size = work.block_size, work.batch, work.size
     weights = work.blocks * bs**2
@@ -118,6 +119,13 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         else:
             l2 = work.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
+    if tile.kernel == SM90_DW_TILES:
+        ctas = tile.columns // tile.cta_columns
+        chunk = 64 * batch * size
+        inputs, outputs = (int(entries[:, i].sum()) for i in (0, 1))
+        read = (inputs / ctas + outputs) * chunk / rates.l2
+        delivered = (inputs + outputs) * chunk / rates.delivered(ctas)
+        return max(work.flops / rates.mma_sync(work.dtype), read, delivered, dram)
     if work.operation == "dw":
         l2 = (work.blocks + num_items) * batch * bs * size
         rows = (work.blocks + num_items) * _short_activation_rows(work, tile) / rates.tma_rows_32

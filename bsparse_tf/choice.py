@@ -21,7 +21,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream")
+FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream", "sm90 dw tiles")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -42,8 +42,8 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
     "features last and a batch above 64",
-    "not the Hopper family: with TF32, and for dw with features last, its blocks are 32 and more, for "
-    "dw with features first 16 and more, with a batch up to 64 of 16 bit 16 and more",
+    "not the Hopper family: with TF32 its blocks are 32 and more, of 16 bit with a batch up to 64 in "
+    "fprop and dx 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
 )
@@ -54,6 +54,8 @@ _VARIANT_REASONS = {
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
+    "sm90 dw tiles": "tiles of the layout: small blocks that share inputs and outputs share their "
+    "loads",
 }
 
 _CLUSTER_REASON = (
@@ -94,6 +96,8 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("entry_blocks", ctypes.c_int32),
         ("column_blocks", ctypes.c_int32),
         ("packed", ctypes.c_int32),
+        ("chunk_blocks", ctypes.c_int32),
+        ("chunks", ctypes.c_int32),
     ]
 
 
@@ -116,12 +120,14 @@ class Tile:
       batch_tile: batch entries of an output tile; of dw: of one step of its sum.
       ctas_per_sm: tiles that one multiprocessor runs at a time (of dw: stored blocks), or None:
         only the GPU itself can tell.
-      columns: output block columns of an item; of dw: blocks of one column, at most.
+      columns: output block columns of an item; of dw: blocks of one column, or of a tile, at most.
       cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
       entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of.
       packed: whether the kernel takes weights packed in the order of their use.
+      chunk_blocks: of tiles of dw: blocks side by side that are loaded together.
+      chunks: of those, a multiprocessor's, of inputs and of outputs, at most.
     """
 
     batch_tile: int
@@ -132,6 +138,8 @@ class Tile:
     entry_blocks: int
     column_blocks: int
     packed: bool
+    chunk_blocks: int
+    chunks: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +277,8 @@ def _choose_gpu(request, device):
             choice.tile.entry_blocks,
             choice.tile.column_blocks,
             bool(choice.tile.packed),
+            choice.tile.chunk_blocks,
+            choice.tile.chunks,
         )
     return Choice(
         f"sm_{device.compute_capability}",

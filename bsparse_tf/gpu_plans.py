@@ -19,6 +19,9 @@ _DEFAULT_BATCH_TILE = 128
 DEFAULT_CTAS_PER_SM = 2
 
 STREAM = "sm90 stream"
+DW_TILES = "sm90 dw tiles"
+
+_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
 _PACKED_RECORD_WORDS = 4  # BSPARSE_PACKED_RECORD_WORDS
 
@@ -40,6 +43,8 @@ class _Request(ctypes.Structure):
         ("entry_blocks", ctypes.c_int32),
         ("column_blocks", ctypes.c_int32),
         ("packed", ctypes.c_int32),
+        ("chunk_blocks", ctypes.c_int32),
+        ("chunks", ctypes.c_int32),
     ]
 
 
@@ -52,6 +57,9 @@ class _Summary(ctypes.Structure):
         ("num_packed", ctypes.c_int32),
         ("num_blocks", ctypes.c_int32),
         ("batch_splits", ctypes.c_int32),
+        ("ctas", ctypes.c_int32),
+        ("chunks", ctypes.c_int32),
+        ("whole_items", ctypes.c_int32),
         ("tables", ctypes.POINTER(ctypes.c_int32)),
         ("tables_size", ctypes.c_int64),
         ("items_offset", ctypes.c_int64),
@@ -167,6 +175,36 @@ class MatmulDwPlan:
         return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class DwTilesPlan:
+    """A GPU plan of dw = x^T dy by tiles of the layout.
+
+    Attributes:
+      items: int32 [items, ctas, 2 + chunks]: for each multiprocessor of an item the numbers of its
+        input chunks, which all have, and of its output chunks; then these chunks of 64 features.
+      blocks: int32 [items, ctas, warps, blocks, 3]: where a block's input and output lie in its
+        multiprocessor's chunks, in blocks from the first on; its weight block, or -1.
+      whole_items: the first items, which take the whole batch.
+      batch_splits: ranges that the others cut it into, whose partial sums are added in order.
+    """
+
+    items: np.ndarray
+    blocks: np.ndarray
+    whole_items: int
+    batch_splits: int
+
+    def explain(self):
+        """The plan in a few lines of text."""
+        inputs, outputs = self.items[..., 0], self.items[..., 1]
+        count = (self.blocks[..., 2] >= 0).sum((2, 3))
+        return "\n".join([
+            f"{count.sum()} blocks in {len(self.items)} items of {self.items.shape[1]} tiles, "
+            f"of up to {count.max()} blocks",
+            f"chunks of a tile: {inputs.mean():.1f} of inputs, {outputs.mean():.1f} of outputs",
+            f"{self.whole_items} items take the whole batch, others {self.batch_splits} ranges of it",
+        ])
+
+
 def matmul_plan(
     coords,
     in_blocks,
@@ -215,9 +253,8 @@ def matmul_plan(
         (int(transpose),),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(family), columns, cta_columns),
-        shared_columns,
-        (entry_blocks, column_blocks, int(packed)),
+         choices.FAMILIES.index(family), columns, cta_columns, shared_columns, entry_blocks,
+         column_blocks, int(packed)),
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     order = None
@@ -264,8 +301,7 @@ def stream_plan(
         (int(transpose),),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(STREAM), 1, 1),
-        1,
+         choices.FAMILIES.index(STREAM), 1, 1, 1),
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     return StreamPlan(
@@ -303,8 +339,8 @@ def matmul_dw_plan(
         "bsparse_plan_matmul_dw",
         (),
         coords,
-        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns, columns),
-        least_splits,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm, 0, columns, columns,
+         least_splits),
     )
     return MatmulDwPlan(
         blocks=tables[summary.entries_offset :].reshape(-1, 3),
@@ -313,14 +349,57 @@ def matmul_dw_plan(
     )
 
 
-def _build(function, options, coords, target, shared_columns, packing=(1, 1, 0)):
+def dw_tiles_plan(
+    coords,
+    in_blocks,
+    out_blocks,
+    batch,
+    *,
+    chunk_blocks,
+    chunks=28,
+    cta_blocks=192,
+    ctas=1,
+    sm_count=_DEFAULT_SM_COUNT,
+    batch_tile=32,
+    ctas_per_sm=1,
+):
+    """The plan of the weight gradient by tiles; arguments and errors as for `matmul_dw_plan`.
+
+    Args:
+      coords, in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm: as for
+        `matmul_dw_plan`.
+      chunk_blocks: blocks in a chunk of 64 features: 4 or 8.
+      chunks: of a multiprocessor, of inputs and of outputs, at most.
+      cta_blocks: blocks of a multiprocessor, at most.
+      ctas: multiprocessors that share their input chunks.
+
+    Returns:
+      A :class:`DwTilesPlan`.
+    """
+    summary, tables = _build(
+        "bsparse_plan_matmul_dw",
+        (),
+        coords,
+        (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
+         choices.FAMILIES.index(DW_TILES), ctas * cta_blocks, cta_blocks, 1, 1, 1, 0, chunk_blocks,
+         chunks),
+    )
+    warp_blocks = cta_blocks // _TILE_WARPS
+    return DwTilesPlan(
+        items=tables[: summary.entries_offset].reshape(-1, ctas, 2 + summary.chunks),
+        blocks=tables[summary.entries_offset :].reshape(-1, ctas, _TILE_WARPS, warp_blocks, 3),
+        whole_items=summary.whole_items,
+        batch_splits=summary.batch_splits,
+    )
+
+
+def _build(function, options, coords, target):
     """(summary, a copy of the tables) of a plan. Raises ValueError if the layout is not valid."""
     coords = np.ascontiguousarray(coords, dtype=np.int32)
     library = ctypes.CDLL(native.ops_library_path())
     build = getattr(library, function)
     build.restype = ctypes.c_void_p
-    request = _Request(coords.ctypes.data, len(coords), *target, shared_columns,
-                       *packing)
+    request = _Request(coords.ctypes.data, len(coords), *target)  # what it does not name is 0
     error = ctypes.create_string_buffer(512)
     handle = build(ctypes.byref(request), *options, error, ctypes.c_size_t(len(error)))
     if not handle:

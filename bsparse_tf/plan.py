@@ -115,6 +115,10 @@ def _plan_of(matmul, batch, product, made):
     )
     layout = (matmul.coords, matmul.CB, matmul.KB, batch)
     tile = made.tile
+    if made.family == gpu_plans.DW_TILES:
+        return gpu_plans.dw_tiles_plan(*layout, chunk_blocks=tile.chunk_blocks, chunks=tile.chunks,
+                                       cta_blocks=tile.cta_columns,
+                                       ctas=tile.columns // tile.cta_columns, **options)
     if product == "dw":
         return gpu_plans.matmul_dw_plan(*layout, columns=tile.columns,
                                         least_splits=tile.shared_columns, **options)

@@ -62,10 +62,14 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
                        const bsparse_tile_request& request, int32_t sm_count, int32_t ctas) {
-  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1, 1, 0};
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1, 1, 0, 0, 0};
+  if (family == BSPARSE_SM90_DW_TILES) {
+    return {family, kernel.depth, ctas, wanted_dw_tile_ctas() * kernel.columns, kernel.columns, 1, 1,
+            1, 0, 64 / request.block_size, kMaxDwTileChunks};
+  }
   if (request.is_dw != 0) {
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
-            batch_ranges(family, request), 1, 1, 0};
+            batch_ranges(family, request), 1, 1, 0, 0, 0};
   }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
@@ -75,7 +79,7 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
-          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs};
+          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs, 0, 0};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.
@@ -87,6 +91,11 @@ template <class Product>
 Product simplest(Product product) {
   product.feature_axis = simplest_axis(product.feature_axis, product.batch);
   return product;
+}
+
+bsparse_matmul_dw_args simplest_dw(bsparse_matmul_dw_args args) {
+  args.feature_axis = simplest_axis(args.feature_axis, total_batch(args));
+  return args;
 }
 
 bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_device* device,
@@ -111,7 +120,10 @@ bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_dev
 void write_name(bsparse_kernel family, const char* product, const char* math, int block_size,
                 int batch_tile, char* name, size_t size) {
   if (family == BSPARSE_SM90_STREAM) product = "stream";
-  const char* const gpu = is_union(family) || family == BSPARSE_SM90_STREAM ? "sm90" : "sm80";
+  if (family == BSPARSE_SM90_DW_TILES) product = "dw_tiles";
+  const bool hopper = is_union(family) || family == BSPARSE_SM90_STREAM ||
+                      family == BSPARSE_SM90_DW_TILES;
+  const char* const gpu = hopper ? "sm90" : "sm80";
   std::snprintf(name, size, "%s_%s<%s,%d,%d>", gpu, product, math, block_size, batch_tile);
 }
 
@@ -169,16 +181,16 @@ bsparse_status matmul(const bsparse_matmul_args* given, void* stream_pointer) {
 
 size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
   if (args->plan.kernel == BSPARSE_DENSE) return dense_matmul_dw_workspace(*args);
-  return static_cast<size_t>(matmul_dw_partials(*args)) * args->plan.num_blocks *
-         args->block_size * args->block_size * sizeof(float);
+  Kernel kernel;
+  if (find_planned_matmul_dw(simplest_dw(*args), &kernel) != BSPARSE_OK) return 0;
+  return static_cast<size_t>(matmul_dw_partial_floats(*args, kernel)) * sizeof(float);
 }
 
 bsparse_status matmul_dw(const bsparse_matmul_dw_args* given, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   bsparse_status status = check_matmul_dw(*given);
   if (status != BSPARSE_OK || given->plan.num_blocks == 0) return status;
-  bsparse_matmul_dw_args args = *given;
-  args.feature_axis = simplest_axis(args.feature_axis, total_batch(args));
+  const bsparse_matmul_dw_args args = simplest_dw(*given);
   status = check_workspace(args.workspace, args.workspace_bytes, matmul_dw_workspace(&args));
   if (status != BSPARSE_OK) return status;
   if (args.plan.kernel == BSPARSE_DENSE) return launch_dense_matmul_dw(args, stream);

@@ -59,6 +59,7 @@ typedef enum {
   BSPARSE_SM90_SMALL = 3,  // the same for small batches
   BSPARSE_DENSE = 4,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 5, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
+  BSPARSE_SM90_DW_TILES = 6,  // dw of small blocks, sm_90, 16-bit: tiles of the layout
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -81,7 +82,8 @@ typedef struct {
   int32_t kernel;       // a bsparse_kernel
   int32_t batch_tile;   // batch entries of one CTA's output tile; of dw: of one step of its sum
   int32_t ctas_per_sm;  // output tiles under way on one SM; of dw: stored blocks under way
-  int32_t columns;      // output block columns of an item; of dw: blocks of one column, at most
+  int32_t columns;      // output block columns of an item; of dw: blocks of one column, or, of
+                        // BSPARSE_SM90_DW_TILES, of a tile, at most
   int32_t cta_columns;  // of those, one CTA's: an item has columns / cta_columns CTAs
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
@@ -89,6 +91,8 @@ typedef struct {
   // the plan counts these.
   int32_t entry_blocks, column_blocks;
   int32_t packed;  // the plan says in which order weight blocks are packed
+  int32_t chunk_blocks;  // of BSPARSE_SM90_DW_TILES: blocks side by side that are loaded together
+  int32_t chunks;        // of those, a CTA's of x and of dy, at most
 } bsparse_tile;
 
 // Why a product is or is not computed by way of the dense matrix.
@@ -207,18 +211,34 @@ typedef struct {
   size_t workspace_bytes;
 } bsparse_matmul_args;
 
+// Warps of a CTA of BSPARSE_SM90_DW_TILES among which its blocks are dealt.
+#define BSPARSE_DW_TILE_WARPS 8
+
 // The work of dw: one entry a stored block, in an order that is kind to the cache (neighbours
 // share their in_block or out_block); the batch cut into `batch_splits` equal ranges, whose float32
 // partial sums are added in order.
+//
+// BSPARSE_SM90_DW_TILES has items of one or more CTAs, which share their input chunks. `items` is
+// (num_items, ctas, 2 + chunks): for each CTA the number of its input chunks, the same for all of an
+// item, and of its output chunks; then the numbers of these chunks (a chunk: 64 features of the
+// layout from a multiple of 64 on), input chunks first; filling. `blocks` is (num_items, ctas,
+// warps, blocks of a warp, 3): where the block's input and output lie in the CTA's chunks, in blocks from the
+// first of them on, and its weight_block. Filling, behind a warp's blocks, is -1. Two blocks of 8 at
+// even and odd places have the same output; where there is no second its weight_block is -1, and its
+// place the first one's. Neighbours should share inputs (blocks of 16) or outputs (blocks of 8). Of
+// these items the first `whole_items` take the whole batch, the others its ranges.
 typedef struct {
   int32_t kernel;  // the bsparse_tile this plan was cut for
   int32_t num_blocks;
   int32_t batch_splits;
   int32_t num_items;
-  const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block; of BSPARSE_DENSE by
-                          // rising out_block
-  const int32_t* items;   // (num_items, 4): out_block, first and end of its blocks, 0; of tiles with
-                          // one column there are none
+  int32_t ctas;         // of an item,
+  int32_t chunks;       // the most of a CTA, and
+  int32_t whole_items;  // not cut along the batch: of BSPARSE_SM90_DW_TILES
+  const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block; of
+                          // BSPARSE_DENSE by rising out_block
+  const int32_t* items;   // (num_items, 4): out_block, first and end of its blocks, 0; where
+                          // `columns` of the bsparse_tile is 1 there are none
 } bsparse_matmul_dw_plan;
 
 // Activations and the gradients that come back for them: of one use of the weights.

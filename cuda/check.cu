@@ -151,6 +151,7 @@ bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
                               plan.batch_splits * (int64_t{args.num_pairs} + 1),
                               int64_t{args.block_size} * args.block_size, sizeof(float)));
   RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, 0, plan.num_blocks));
+  RETURN_IF_FAILED(check_range("plan.whole_items", plan.whole_items, 0, plan.num_items));
   if (plan.num_blocks == 0) return BSPARSE_OK;
   if (plan.num_items > 0) RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));
   RETURN_IF_FAILED(check_pointer("dw", args.dw, 8));

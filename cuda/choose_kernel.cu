@@ -32,12 +32,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   const bool tf32_product = request.float32_math == BSPARSE_FLOAT32_TF32 && !request.is_dw &&
                             request.feature_axis == 1 && request.batch > kUnionSmallBatch;
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
-  const int smallest_dw = request.feature_axis == 0 ? 16 : 32;
   const auto size = static_cast<int>(element_size(request.dtype));
-  const int smallest =
-      request.is_dw ? smallest_dw : smallest_union_block(request.batch, size);
-  const bool streamed = is_stream(request);
-  if (request.block_size < smallest && !streamed) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
+  const bool small = request.block_size < smallest_union_block(request.batch, size);
+  if (small && !request.is_dw && !is_stream(request)) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
   if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
       (request.feature_axis == 0 && request.batch % 8 != 0)) {
@@ -47,7 +44,12 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 }
 
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
-  if (request.is_dw) return hopper ? BSPARSE_SM90 : BSPARSE_SM80;
+  if (request.is_dw) {
+    if (!hopper) return BSPARSE_SM80;
+    return dw_goes_by_tiles(request.block_size, request.feature_axis, request.density)
+               ? BSPARSE_SM90_DW_TILES
+               : BSPARSE_SM90;
+  }
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
   if (is_stream(request)) return BSPARSE_SM90_STREAM;
   return request.batch <= kUnionSmallBatch ? BSPARSE_SM90_SMALL : BSPARSE_SM90;

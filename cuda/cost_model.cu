@@ -10,7 +10,7 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, but where the dense product ran instead: there at C = K = 4096, or, for blocks of 16, 64
-// and 128 at density 1, reckoned from 0.5. TF32 with features last: blocks of 32 and more measured likewise, at
+// and 128 at density 1, reckoned from 0.5; dw of blocks of 8 and 16: reckoned. TF32 with features last: blocks of 32 and more measured likewise, at
 // density 1 reckoned. Other TF32, and float32: blocks 32 and 128 measured at density 0.1 and
 // C = K = 4096, the other blocks reckoned from them by the 16-bit rates, and all densities taken to be
 // alike. Three TF32 products: measured likewise, but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never wrongly.
@@ -29,8 +29,8 @@ constexpr Rates kMatmul16[5][2] = {
     {{{400, 610, 740}}, {{400, 610, 740}}},
 };
 constexpr Rates kMatmulDw16[5][2] = {
-    {{{25, 30, 35}}, {{12, 15, 30}}},
-    {{{90, 95, 100}}, {{45, 55, 60}}},
+    {{{90, 110, 120}}, {{90, 110, 120}}},
+    {{{150, 190, 200}}, {{150, 190, 200}}},
     {{{150, 190, 200}}, {{110, 130, 140}}},
     {{{250, 340, 350}}, {{250, 340, 350}}},
     {{{430, 600, 650}}, {{430, 600, 650}}},

@@ -5,6 +5,7 @@
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
+#include "cuda/sm90_policy.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/tensor_map.h"
 
@@ -29,6 +30,23 @@ DwStages cut_stages(const Pairs& pairs, int depth, int32_t splits) {
   stages.count = count;
   stages.of_split = std::max<int64_t>(1, (count + splits - 1) / splits);
   return stages;
+}
+
+int64_t launches_of(const bsparse_matmul_dw_args& args) {
+  const auto pairs = static_cast<int64_t>(filled_pairs(args).size());
+  return std::max<int64_t>(1, (pairs + kMaxPairs - 1) / kMaxPairs);
+}
+
+// Tiles that are not split. Where there are several launches each leaves partials of all.
+int32_t whole_items(const bsparse_matmul_dw_args& args) {
+  if (launches_of(args) > 1) return 0;
+  return args.plan.batch_splits == 1 ? args.plan.num_items : args.plan.whole_items;
+}
+
+// Blocks that a set of partials has room for.
+int64_t partial_blocks(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  if (args.plan.kernel != BSPARSE_SM90_DW_TILES) return args.plan.num_blocks;
+  return int64_t{args.plan.num_items - whole_items(args)} * args.plan.ctas * kernel.columns;
 }
 
 bsparse_status too_many_splits(const bsparse_matmul_dw_args& args, int64_t items) {
@@ -64,25 +82,30 @@ bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& pa
                 stream);
 }
 
+// Maps of x and dy in boxes of `width` features by a stage's batch entries.
+bsparse_status map_pairs(const bsparse_matmul_dw_args& args, const Pairs& pairs,
+                         const Kernel& kernel, int width, CUtensorMap* x, CUtensorMap* dy) {
+  const auto map = [&](const void* data, int64_t batch, int32_t blocks, CUtensorMap* to) {
+    const int64_t features = int64_t{blocks} * args.block_size;
+    const MapType type = map_type(args.dtype);
+    return args.feature_axis == 1
+               ? make_tensor_map(type, data, features, batch, width, kernel.depth, to)
+               : make_tensor_map(type, data, batch, features, kernel.depth, width, to);
+  };
+  for (size_t p = 0; p < pairs.size(); ++p) {
+    bsparse_status status = map(pairs[p].x, pairs[p].batch, args.in_blocks, &x[p]);
+    if (status == BSPARSE_OK) status = map(pairs[p].dy, pairs[p].batch, args.out_blocks, &dy[p]);
+    if (status != BSPARSE_OK) return status;
+  }
+  return BSPARSE_OK;
+}
+
 // CTAs that take items of one output column.
 bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                               const Kernel& kernel, float* partials, cudaStream_t stream) {
-  const auto map = [&](const void* data, int64_t batch, int32_t blocks, CUtensorMap* to) {
-    const int64_t features = int64_t{blocks} * args.block_size;
-    const int rows = std::min(args.block_size, 64);
-    const MapType type = map_type(args.dtype);
-    return args.feature_axis == 1
-               ? make_tensor_map(type, data, features, batch, rows, kernel.depth, to)
-               : make_tensor_map(type, data, batch, features, kernel.depth, rows, to);
-  };
   UnionMatmulDwParams params{};
-  bsparse_status status = BSPARSE_OK;
-  for (size_t p = 0; p < pairs.size() && status == BSPARSE_OK; ++p) {
-    status = map(pairs[p].x, pairs[p].batch, args.in_blocks, &params.x[p]);
-    if (status == BSPARSE_OK) {
-      status = map(pairs[p].dy, pairs[p].batch, args.out_blocks, &params.dy[p]);
-    }
-  }
+  bsparse_status status =
+      map_pairs(args, pairs, kernel, std::min(args.block_size, 64), params.x, params.dy);
   if (status != BSPARSE_OK) return status;
   params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
   params.output = dw_output(args);
@@ -103,6 +126,57 @@ bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& p
                 static_cast<uint32_t>(std::min<int64_t>(tiles, ctas)), &params, stream);
 }
 
+// Clusters that take tiles of the layout.
+bsparse_status launch_tiles(const bsparse_matmul_dw_args& args, const Pairs& pairs,
+                            const Kernel& kernel, float* partials, cudaStream_t stream) {
+  const bsparse_matmul_dw_plan& plan = args.plan;
+  if (plan.ctas < 1 || plan.ctas > kMaxUnionCtas || plan.chunks < 2 ||
+      plan.chunks > kMaxDwTileChunks) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.ctas is %d and plan.chunks is %d; expected 1 to %d and 2 to %d", plan.ctas,
+                plan.chunks, kMaxUnionCtas, kMaxDwTileChunks);
+  }
+  TiledMatmulDwParams params{};
+  bsparse_status status = map_pairs(args, pairs, kernel, 64, params.x, params.dy);
+  if (status != BSPARSE_OK) return status;
+  params.stages = cut_stages(pairs, kernel.depth, plan.batch_splits);
+  params.output = dw_output(args);
+  params.partials = partials;
+  params.items = plan.items;
+  params.blocks = plan.blocks;
+  params.whole_items = static_cast<uint32_t>(whole_items(args));
+  params.split_items = static_cast<uint32_t>(plan.num_items) - params.whole_items;
+  params.ctas = static_cast<uint32_t>(plan.ctas);
+  params.chunks = plan.chunks;
+  params.ring_stages = dw_tile_stages(plan.chunks);
+  params.num_pairs = static_cast<int32_t>(pairs.size());
+  const int64_t tiles = params.whole_items + int64_t{params.split_items} * plan.batch_splits;
+  if (tiles > INT32_MAX) return too_many_splits(args, plan.num_items);
+  params.num_tiles = static_cast<uint32_t>(tiles);
+  int32_t clusters = 0;
+  status = get_clusters(kernel, plan.ctas, &clusters);
+  if (status != BSPARSE_OK) return status;
+  if (args.max_ctas > 0) clusters = std::min(clusters, std::max(1, args.max_ctas / plan.ctas));
+  const auto ctas = static_cast<uint32_t>(std::min<int64_t>(tiles, clusters) * plan.ctas);
+  return launch(kernel, "launching a weight gradient", ctas, &params, stream, plan.ctas);
+}
+
+cudaError_t launch_reduce(const bsparse_matmul_dw_args& args, const Kernel& kernel,
+                          cudaStream_t stream) {
+  const auto* const partials = static_cast<const float*>(args.workspace);
+  const auto count = static_cast<int32_t>(matmul_dw_partials(args));
+  const int32_t elements = args.block_size * args.block_size;
+  if (args.plan.kernel != BSPARSE_SM90_DW_TILES) {
+    return launch_reduce_matmul_dw(
+        {partials, dw_output(args), args.plan.num_blocks, count, elements}, args.out_dtype,
+        stream);
+  }
+  const int64_t whole = int64_t{whole_items(args)} * args.plan.ctas * kernel.columns;
+  return launch_reduce_dw_tiles({partials, dw_output(args), args.plan.blocks + 3 * whole,
+                                 partial_blocks(args, kernel), count, elements},
+                                args.out_dtype, stream);
+}
+
 }  // namespace
 
 std::vector<bsparse_dw_pair> filled_pairs(const bsparse_matmul_dw_args& args) {
@@ -118,34 +192,33 @@ DwOutput dw_output(const bsparse_matmul_dw_args& args) {
 }
 
 int64_t matmul_dw_partials(const bsparse_matmul_dw_args& args) {
-  const auto pairs = static_cast<int64_t>(filled_pairs(args).size());
-  const int64_t launches = std::max<int64_t>(1, (pairs + kMaxPairs - 1) / kMaxPairs);
-  const int64_t partials = launches * args.plan.batch_splits;
+  const int64_t partials = launches_of(args) * args.plan.batch_splits;
   return partials == 1 ? 0 : partials;
+}
+
+int64_t matmul_dw_partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  return matmul_dw_partials(args) * partial_blocks(args, kernel) * args.block_size *
+         args.block_size;
 }
 
 bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
                                 cudaStream_t stream) {
   const Pairs pairs = filled_pairs(args);
-  const int64_t num_partials = matmul_dw_partials(args);
-  const int64_t elements =
-      int64_t{args.plan.num_blocks} * args.block_size * args.block_size;
-  auto* partials = num_partials > 0 ? static_cast<float*>(args.workspace) : nullptr;
-  const auto launch_some = is_union(args.plan.kernel) ? &launch_columns : &launch_blocks;
+  const int64_t floats = matmul_dw_partial_floats(args, kernel);
+  auto* partials = floats > 0 ? static_cast<float*>(args.workspace) : nullptr;
+  const auto launch_some = args.plan.kernel == BSPARSE_SM90_DW_TILES ? &launch_tiles
+                           : is_union(args.plan.kernel)              ? &launch_columns
+                                                                     : &launch_blocks;
   size_t first = 0;
   do {
     const bsparse_status status =
         launch_some(args, pairs_of_launch(pairs, first), kernel, partials, stream);
     if (status != BSPARSE_OK) return status;
-    if (partials != nullptr) partials += args.plan.batch_splits * elements;
+    if (partials != nullptr) partials += floats / launches_of(args);
     first += kMaxPairs;
   } while (first < pairs.size());
-  if (num_partials == 0) return BSPARSE_OK;
-  const ReduceMatmulDw reduce = {static_cast<const float*>(args.workspace), dw_output(args),
-                                 args.plan.num_blocks, static_cast<int32_t>(num_partials),
-                                 args.block_size * args.block_size};
-  return check_cuda(launch_reduce_matmul_dw(reduce, args.out_dtype, stream),
-                    "adding partial weight gradients");
+  if (partials == nullptr) return BSPARSE_OK;
+  return check_cuda(launch_reduce(args, kernel, stream), "adding partial weight gradients");
 }
 
 }  // namespace bsparse

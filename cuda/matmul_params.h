@@ -141,6 +141,25 @@ struct UnionMatmulDwParams {
   int32_t num_pairs;
 };
 
+// The same for kernels whose items are tiles of the layout, dealt to the CTAs of a cluster. The first
+// of them are not split, and leave no partials.
+struct TiledMatmulDwParams {
+  CUtensorMap x[kMaxPairs];  // of chunks
+  CUtensorMap dy[kMaxPairs];
+  DwStages stages;
+  DwOutput output;
+  float* partials;  // (splits, places for blocks of split items, bs, bs)
+  const int32_t* items;
+  const int32_t* blocks;
+  uint32_t whole_items;
+  uint32_t split_items;
+  uint32_t num_tiles;  // whole items, and the others times splits
+  uint32_t ctas;       // of an item: a cluster
+  int32_t chunks;      // that a stage has room for
+  int32_t ring_stages;
+  int32_t num_pairs;
+};
+
 // A compiled kernel and what a launch of it needs. `function` is null where there is none.
 struct Kernel {
   const void* function = nullptr;
@@ -188,6 +207,10 @@ Kernel sm90_stream_fp16(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);
+
+// Tiles of the layout: blocks of 8 and 16.
+Kernel sm90_dw_tiles_bf16(int block_size, int feature_axis);
+Kernel sm90_dw_tiles_fp16(int block_size, int feature_axis);
 
 Kernel sm80_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp16(int block_size, int feature_axis);

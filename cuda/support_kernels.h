@@ -39,6 +39,18 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
+// The same for partials of blocks whose place in dw a table names.
+struct ReduceDwTiles {
+  const float* partials;  // (num_partials, places, bs, bs)
+  DwOutput output;
+  const int32_t* blocks;  // (places, 3): anything, anything, place in dw or -1
+  int64_t places;
+  int32_t num_partials;
+  int32_t block_elements;
+};
+cudaError_t launch_reduce_dw_tiles(const ReduceDwTiles& args, bsparse_dtype out_dtype,
+                                   cudaStream_t stream);
+
 // Blocks of 16-bit weights as a packed plan uses them (bsparse_matmul_plan): squares of 16 or 32 features
 // along each side, in the plan's order, and in them operands of 16 outputs by 16 inputs as they lie in
 // a warp's registers. Zeros of a missing block, or one whose gate is 0. With `output_rows` the rows of

@@ -256,9 +256,10 @@ def test_matmul_of_many_items(kernels, block_size):
 
 def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, batch_splits=1,
                     shape=None, density=0.4, use_gate=False, float_output=False, misaligned=False,
-                    tile=None):
+                    tile=None, layout=None):
     rng = np.random.default_rng(seed)
-    layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
+    if layout is None:
+        layout = random_layout(rng, shape or ((7, 5) if block_size <= 32 else (3, 4)), density)
     many = max(batch, 1)
     x = on_gpu(rng.standard_normal((many, layout.shape[0] * block_size)), mode)
     dy = on_gpu(rng.standard_normal((many, layout.shape[1] * block_size)), mode)
@@ -284,7 +285,7 @@ def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, b
                                 gated=use_gate, aligned=not misaligned)
     call = kernels.prepare_matmul_dw(
         mode, block_size, feature_axis, layout.shape,
-        cuda.matmul_dw_plan(layout, tile, batch_splits), x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
+        cuda.matmul_dw_plan(layout, tile, batch_splits, seed), x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
     call()
     torch.cuda.synchronize()
     check_guards()
@@ -334,7 +335,7 @@ def check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, *, see
     tile = tile or kernels.tile(
         mode, block_size, sum(batches), is_dw=True, feature_axis=feature_axis, gated=True,
         aligned=feature_axis == 1 or all(n % 8 == 0 for n in batches), pairs=len(batches))
-    plan = cuda.matmul_dw_plan(layout, tile, batch_splits)
+    plan = cuda.matmul_dw_plan(layout, tile, batch_splits, seed)
     gate_gpu = torch.tensor(gate, dtype=torch.float32).cuda()
     wanted = np.stack([g * truth[c * block_size:(c + 1) * block_size,
                                  k * block_size:(k + 1) * block_size]
@@ -373,7 +374,7 @@ def test_matmul_dw_of_lists(kernels, mode, block_size, feature_axis):
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (16, 32, 64, 128))
+@pytest.mark.parametrize("block_size", (8, 16, 32, 64, 128))
 def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
     """The same plan on few and on many multiprocessors: kernels whose CTAs take tile after tile."""
     if kernels.device().compute_capability != 90:
@@ -384,7 +385,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
     x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), "bfloat16")
             for side in layout.shape)
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
-    for ctas in (1, 2, 4):
+    for ctas in (1, 2, 4) if block_size > 8 else ():
         plan = cuda.matmul_plan(layout, union_tile(ctas, block_size), segment=5)
         results = []
         for max_ctas in (0, 1, 12, 64, 131):
@@ -395,7 +396,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
         assert bool(torch.isfinite(results[0]).all())
         assert all(torch.equal(results[0], other) for other in results[1:])
     tile = kernels.tile("bfloat16", block_size, 1096, is_dw=True, feature_axis=feature_axis)
-    if tile.kernel != cuda.SM90:
+    if tile.kernel not in (cuda.SM90, cuda.SM90_DW_TILES):
         return
     gradients = []
     for max_ctas in (0, 1, 13, 64, 131):
@@ -729,6 +730,85 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
                      residual=residual)
 
 
+def dw_tile(kernels, block_size, ctas):
+    """As get_tile gives it where the policy prefers so many CTAs."""
+    if kernels.device().compute_capability != 90:
+        pytest.skip("tiles of the layout are for compute capability 9.0")
+    tile = kernels.tile("bfloat16", block_size, 4096, is_dw=True)
+    tile.columns = ctas * tile.cta_columns
+    return tile
+
+
+def dw_layouts(block_size):
+    """{name: layout} of everything that makes tiles of other shapes."""
+    rng = np.random.default_rng(block_size)
+    chunk = 64 // block_size
+    c, k = np.indices((9 * chunk + 3, 7 * chunk + 1))
+    sparse = rng.random(c.shape) < 0.03
+    sparse[2 * chunk:4 * chunk] = sparse[:, 3 * chunk:5 * chunk] = False
+    hubs = rng.random(c.shape) < 0.02
+    hubs[chunk + 1] = hubs[:, 2 * chunk] = True
+    return {"sparse": sparse, "hubs": hubs, "full": np.ones_like(sparse),
+            "banded": abs(c - k) <= 2, "patches": c // chunk == k // chunk,
+            "one row": np.ones((1, 70), bool), "one column": np.ones((70, 1), bool),
+            "one block": np.ones((1, 1), bool)}
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+@pytest.mark.parametrize("block_size", (8, 16))
+@pytest.mark.parametrize("ctas", (1, 2, 4))
+def test_dw_tiles_whatever_the_policy_prefers(kernels, ctas, block_size, feature_axis):
+    tile = dw_tile(kernels, block_size, ctas)
+    for seed, (name, layout) in enumerate(dw_layouts(block_size).items()):
+        for mode, batch, batch_splits in (("bfloat16", 72, 1), ("float16", 504, 3),
+                                          ("bfloat16", 2056, 7)):
+            check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=seed,
+                            batch_splits=batch_splits, use_gate=seed % 2 == 0,
+                            float_output=seed % 3 == 0, tile=tile, layout=layout)
+    for seed, (batches, batch_splits) in enumerate(itertools.product(LISTS, (1, 3))):
+        if feature_axis == 1 or all(n % 8 == 0 for n in batches):
+            check_list_of_pairs(kernels, "bfloat16", block_size, feature_axis, batches, seed=seed,
+                                batch_splits=batch_splits, tile=tile)
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+@pytest.mark.parametrize("block_size", (8, 16))
+@pytest.mark.parametrize("ctas", (1, 2, 4))
+def test_planned_dw_tiles(kernels, ctas, block_size, feature_axis):
+    """The planner's tiles, whose neighbours share operands, in large products again and again."""
+    if cuda.find_library("libbsparse_plan.so") is None:
+        pytest.skip("libbsparse_plan.so is not built")
+    tile = dw_tile(kernels, block_size, ctas)
+    planner, device = cuda.Planner(), kernels.device()
+    layouts = dw_layouts(block_size)
+    side = 4096 // block_size
+    for density in (0.01, 0.1, 0.4):
+        layouts[f"{density:g}"] = np.random.default_rng(0).random((side, side)) < density
+    for name, layout in layouts.items():
+        for batch in (64, 1000, 4096):
+            shapes = [(batch, n * block_size) if feature_axis == 1 else (n * block_size, batch)
+                      for n in layout.shape]
+            generator = torch.Generator("cuda").manual_seed(batch)
+            x, dy = (torch.randint(-2, 3, shape, generator=generator, device="cuda",
+                                   dtype=torch.int32).bfloat16() for shape in shapes)
+            dw = torch.full((int(layout.sum()), block_size, block_size), float("nan"),
+                            device="cuda")
+            plan = planner.matmul_dw(layout, batch, device, tile)
+            call = kernels.prepare_matmul_dw("bfloat16", block_size, feature_axis, layout.shape,
+                                             plan, x, dy, dw)
+            call()
+            first = dw.clone()
+            x, dy = (t if feature_axis == 1 else t.t() for t in (x, dy))
+            dense = torch.mm(x.t(), dy, out_dtype=torch.float32)
+            stored = dense.reshape(layout.shape[0], block_size, layout.shape[1], block_size)
+            stored = stored.permute(0, 2, 1, 3)[torch.tensor(layout).cuda()]
+            assert torch.equal(first, stored), f"{name}, batch {batch}: wrong"  # integers
+            for _ in range(5):
+                dw.fill_(float("nan"))
+                call()
+                assert torch.equal(first, dw), f"{name}, batch {batch}: other bits"
+
+
 @pytest.mark.parametrize("block_size", [16, 32])
 @pytest.mark.parametrize("segment", [None, 9])
 def test_streams_longer_than_their_rings(kernels, block_size, segment):
@@ -779,7 +859,8 @@ def test_explain_tells_what_get_tile_chooses(kernels, mode, is_dw):
         request = kernels.request(mode, block_size, batch, is_dw, axis, gated,
                                   blocks=(8192 // block_size,) * 2, density=density)
         choice, tile = kernels.explain(request), kernels.tile_of(request)
-        for name in ("kernel", "columns", "cta_columns", "shared_columns", "batch_tile"):
+        for name in ("kernel", "columns", "cta_columns", "shared_columns", "batch_tile",
+                     "chunk_blocks", "chunks"):
             assert getattr(choice.tile, name) == getattr(tile, name)
         assert (tile.kernel == cuda.DENSE) == (choice.dense_reason == 1)
         assert tile.ctas_per_sm >= 1

@@ -24,7 +24,8 @@ ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
 PACKED_RECORD_WORDS = 4
-SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM = range(6)
+SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM, SM90_DW_TILES = range(7)
+DW_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
 
@@ -43,7 +44,7 @@ class TileRequest(ctypes.Structure):
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns",
-                 "entry_blocks", "column_blocks", "packed")]
+                 "entry_blocks", "column_blocks", "packed", "chunk_blocks", "chunks")]
 
 
 class Choice(ctypes.Structure):
@@ -71,7 +72,8 @@ class MatmulArgs(ctypes.Structure):
 
 
 class MatmulDwPlan(ctypes.Structure):
-    _fields_ = [(name, _int) for name in ("kernel", "num_blocks", "batch_splits", "num_items")]
+    _fields_ = [(name, _int) for name in ("kernel", "num_blocks", "batch_splits", "num_items",
+                                          "ctas", "chunks", "whole_items")]
     _fields_ += [("blocks", _pointer), ("items", _pointer)]
 
 
@@ -168,13 +170,14 @@ class PlanRequest(ctypes.Structure):
                 ("out_blocks", _int), ("batch", _long), ("sm_count", _int), ("batch_tile", _int),
                 ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
                 ("cta_columns", _int), ("shared_columns", _int)]
-    _fields_ += [(name, _int) for name in ("entry_blocks", "column_blocks", "packed")]
+    _fields_ += [(name, _int) for name in
+                 ("entry_blocks", "column_blocks", "packed", "chunk_blocks", "chunks")]
 
 
 class PlanSummary(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
-                 "num_blocks", "batch_splits")]
+                 "num_blocks", "batch_splits", "ctas", "chunks", "whole_items")]
     _fields_ += [("tables", ctypes.POINTER(_int)), ("tables_size", _long),
                  ("items_offset", _long), ("entries_offset", _long), ("splits_offset", _long),
                  ("groups_offset", _long), ("balance", ctypes.c_double)]
@@ -394,7 +397,72 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     return Plan(numbers, tables)
 
 
-def matmul_dw_plan(layout, tile, batch_splits=1):
+def _fitting_tile(rows, columns, numbering, tile, spare):
+    """(blocks of a CTA in slots, output chunks): as many of `columns`, taken off it, as fit."""
+    size, slot_blocks = tile.chunk_blocks, max(1, tile.chunk_blocks // 4)
+    slots, chunks = [], []
+    while columns and len(chunks) < spare:
+        first = columns[0] * size
+        more = []
+        for k in range(first, min(first + size, numbering.shape[1])):
+            stored = [(c, k, numbering[c, k]) for c in rows if numbering[c, k] >= 0]
+            while len(stored) % slot_blocks:
+                stored.append((*stored[-1][:2], -1))
+            more += [stored[i:i + slot_blocks] for i in range(0, len(stored), slot_blocks)]
+        if (len(slots) + len(more)) * slot_blocks > tile.cta_columns:
+            assert chunks, "a chunk's blocks do not fit a tile"
+            break
+        slots += more
+        chunks.append(columns.pop(0))
+    return slots, chunks
+
+
+def dw_tiles_plan(layout, tile, batch_splits=1, seed=0):
+    """Tiles of chunks drawn at random, blocks in random order on random warps: any will do."""
+    random = np.random.default_rng(seed)
+    numbering = _number_blocks(layout, False)
+    size, ctas = tile.chunk_blocks, tile.columns // tile.cta_columns
+    slot_blocks = max(1, size // 4)
+    warp_slots = tile.cta_columns // DW_TILE_WARPS // slot_blocks
+    inputs = list(random.permutation(-(-layout.shape[0] // size)))
+    found = []  # items: input chunks, [(slots, output chunks) of each CTA]
+    while inputs:
+        mine = sorted(inputs.pop() for _ in range(min(len(inputs), random.integers(1, 4))))
+        rows = [c for chunk in mine for c in range(chunk * size, (chunk + 1) * size)
+                if c < layout.shape[0]]
+        columns = [k for k in random.permutation(-(-layout.shape[1] // size))
+                   if layout[rows, k * size:(k + 1) * size].any()]
+        while columns:
+            found.append((mine, [_fitting_tile(rows, columns, numbering, tile,
+                                               random.integers(1, 5)) for _ in range(ctas)]))
+    random.shuffle(found)
+    chunks = max((len(mine) + len(outputs) for mine, cut in found for _, outputs in cut), default=2)
+    items, blocks = [], []
+    for mine, cut in found:
+        for slots, outputs in cut:
+            row = [len(mine), len(outputs), *mine, *outputs]
+            items.append(row + [-1] * (2 + chunks - len(row)))
+            place = {**{("in", c): i for i, c in enumerate(mine)},
+                     **{("out", k): len(mine) + i for i, k in enumerate(outputs)}}
+            warps = [[] for _ in range(DW_TILE_WARPS)]
+            for slot in random.permutation(np.array(slots).reshape(-1, slot_blocks, 3)):
+                free = [warp for warp in warps if len(warp) < warp_slots]
+                free[random.integers(len(free))].append(
+                    [(place["in", c // size] * size + c % size,
+                      place["out", k // size] * size + k % size, b) for c, k, b in slot])
+            for warp in warps:
+                filling = [[(-1, -1, -1)] * slot_blocks] * (warp_slots - len(warp))
+                blocks += [block for slot in warp + filling for block in slot]
+    whole = len(found) if batch_splits == 1 else int(random.integers(len(found) + 1))
+    numbers = dict(kernel=tile.kernel, num_blocks=int(layout.sum()), batch_splits=batch_splits,
+                   num_items=len(found), ctas=ctas, chunks=chunks, whole_items=whole)
+    return Plan(numbers, dict(blocks=_on_device(blocks, 3),
+                              items=_on_device(items, 2 + chunks)))
+
+
+def matmul_dw_plan(layout, tile, batch_splits=1, seed=0):
+    if tile.kernel == SM90_DW_TILES:
+        return dw_tiles_plan(layout, tile, batch_splits, seed)
     coords = np.argwhere(layout)
     order = np.lexsort((coords[:, 0], coords[:, 1]))
     blocks = np.concatenate([coords[order], order[:, None]], 1)
@@ -428,7 +496,8 @@ class Planner:
         request = PlanRequest(coords.ctypes.data, len(coords), *layout.shape, batch,
                               device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
                               tile.columns, tile.cta_columns, tile.shared_columns,
-                              tile.entry_blocks, tile.column_blocks, tile.packed)
+                              tile.entry_blocks, tile.column_blocks, tile.packed,
+                              tile.chunk_blocks, tile.chunks)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:
@@ -459,10 +528,11 @@ class Planner:
             layout, batch, device, tile,
             lambda request, error: self._library.bsparse_plan_matmul_dw(
                 ctypes.byref(request), error, len(error)))
-        numbers = dict(kernel=tile.kernel, num_blocks=summary.num_blocks,
-                       batch_splits=summary.batch_splits, num_items=summary.num_items)
+        names = ("num_blocks", "batch_splits", "num_items", "ctas", "chunks", "whole_items")
+        numbers = dict(kernel=tile.kernel, **{name: getattr(summary, name) for name in names})
         at = summary.entries_offset
-        return Plan(numbers, dict(items=_on_device(tables[:at], 4),
+        width = 2 + summary.chunks if tile.kernel == SM90_DW_TILES else 4
+        return Plan(numbers, dict(items=_on_device(tables[:at], width),
                                   blocks=_on_device(tables[at:], 3)))
 
 

@@ -60,6 +60,23 @@ def test_weight_gradient_plan_has_every_block_once():
     assert found.batch_splits >= 1
 
 
+def test_tiles_of_a_weight_gradient_have_every_block_once():
+    layout = layouts.random(50, density=0.2, seed=1)
+    coords = np.argwhere(layout).astype(np.int32)
+    found = gpu_plans.dw_tiles_plan(coords, 50, 50, batch=4096, chunk_blocks=4, ctas=2)
+    stored = []
+    for item, blocks in zip(found.items.reshape(-1, found.items.shape[-1]),
+                            found.blocks.reshape(-1, 192, 3)):
+        chunks = item[2:]
+        for c, k, block in blocks[blocks[:, 2] >= 0]:
+            assert c // 4 < item[0] <= k // 4 < item[0] + item[1]
+            stored.append((block, *(4 * chunks[n // 4] + n % 4 for n in (c, k))))
+    stored = np.array(sorted(stored))
+    np.testing.assert_array_equal(stored[:, 0], np.arange(len(coords)))
+    np.testing.assert_array_equal(stored[:, 1:], coords)
+    assert found.whole_items <= len(found.items) and "items of 2 tiles" in found.explain()
+
+
 # What is chosen, and why. A GPU is not needed, as the CUDA library can be asked about another.
 
 
@@ -97,6 +114,13 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.1), 8192, "float16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
         ((64, 0.1), 16, "bfloat16", {}, "sm90 small", ["sparse kernels", "suits", "small variant"]),
         ((64, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
+        ((16, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90 dw tiles",
+         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((8, 0.05, 0), 8192, "float16", dict(product="dw"), "sm90 dw tiles",
+         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((16, 0.01, 0), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse", "suits"]),
+        ((8, 0.05), 8192, "bfloat16", dict(product="dw", device="sm_80"), "sm80",
+         ["sparse kernels", "capability 9.0"]),
         ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse", "suits", "clusters of"]),
         ((64, 0.1), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),

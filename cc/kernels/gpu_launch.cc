@@ -86,6 +86,8 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->entry_blocks = tile.entry_blocks;
   target->column_blocks = tile.column_blocks;
   target->packed = tile.packed;
+  target->chunk_blocks = tile.chunk_blocks;
+  target->chunks = tile.chunks;
   return status;
 }
 
@@ -113,6 +115,9 @@ bsparse_matmul_dw_plan DevicePlan(const MatmulDwPlan& plan, const int32_t* devic
   out.num_blocks = plan.num_blocks();
   out.num_items = plan.num_items();
   out.batch_splits = plan.batch_splits();
+  out.ctas = plan.ctas();
+  out.chunks = plan.chunks();
+  out.whole_items = plan.whole_items();
   out.items = device_tables + plan.items_offset();
   out.blocks = device_tables + plan.blocks_offset();
   return out;

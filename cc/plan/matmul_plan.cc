@@ -10,6 +10,7 @@
 
 #include "cc/plan/cluster_rounds.h"
 #include "cc/plan/column_groups.h"
+#include "cc/plan/dw_tiles.h"
 #include "cc/plan/stream_cut.h"
 #include "cuda/bsparse_cuda.h"
 
@@ -246,6 +247,36 @@ int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps, int64_t least) {
 
 MatmulDwPlan::MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTarget& target)
     : target_(target), num_blocks_(static_cast<int32_t>(index.num_blocks())) {
+  if (target.kernel == BSPARSE_SM90_DW_TILES) {
+    CutTiles(index, batch);
+  } else {
+    ListColumns(index, batch);
+  }
+}
+
+void MatmulDwPlan::CutTiles(const BlockIndex& index, int64_t batch) {
+  const int64_t steps = BatchClass(batch, target_);
+  DwTileTarget tile{};
+  tile.blocks = target_.cta_columns;
+  tile.chunk_blocks = target_.chunk_blocks;
+  tile.chunks = target_.chunks;
+  tile.ctas = target_.ctas();
+  tile.depth = std::max(16, target_.batch_tile);
+  tile.slots = Slots(target_);
+  tile.steps = steps * tile.depth / 16;
+  tile.max_splits = std::min(kMaxDwSplits, steps / kMinDwSteps);
+  DwTiles tiles = CutIntoDwTiles(index, tile);
+  num_items_ = tiles.num_items;
+  batch_splits_ = tiles.batch_splits;
+  chunks_ = tiles.chunks;
+  whole_items_ = tiles.whole_items;
+  tables_ = std::move(tiles.items);
+  blocks_offset_ = static_cast<int64_t>(tables_.size());
+  tables_.insert(tables_.end(), tiles.blocks.begin(), tiles.blocks.end());
+}
+
+void MatmulDwPlan::ListColumns(const BlockIndex& index, int64_t batch) {
+  const PlanTarget& target = target_;
   std::vector<int32_t> blocks;
   blocks.reserve(3 * index.entries().size());
   for (int32_t k = 0; k < index.out_blocks(); ++k) {
@@ -264,6 +295,7 @@ MatmulDwPlan::MatmulDwPlan(const BlockIndex& index, int64_t batch, const PlanTar
       ++num_items_;
     }
   }
+  blocks_offset_ = static_cast<int64_t>(tables_.size());
   tables_.insert(tables_.end(), blocks.begin(), blocks.end());
 
   // Here batch_tile is the step of the reduction.

@@ -24,12 +24,14 @@ struct PlanTarget {
   int32_t entry_blocks = 1;   // neighbouring blocks that an entry is made of,
   int32_t column_blocks = 1;  // and a column
   int32_t packed = 0;         // weight blocks are packed in the order of their use
+  int32_t chunk_blocks = 0;  // of tiles of dw: blocks side by side that are loaded together
+  int32_t chunks = 0;        // of those, a CTA's, at most
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
   auto Key() const {
     return std::tuple(sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns,
-                      shared_columns, entry_blocks, column_blocks, packed);
+                      shared_columns, entry_blocks, column_blocks, packed, chunk_blocks, chunks);
   }
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 };
@@ -97,7 +99,8 @@ class MatmulPlan {
 };
 
 // The work of dw = x^T dy: the stored blocks by output column, an order that is kind to the L2
-// cache; for kernels that compute several blocks of a column at once, items of them.
+// cache; for kernels that compute several blocks of a column at once, items of them; or tiles of
+// the layout (dw_tiles.h).
 class MatmulDwPlan {
  public:
   // `index` is of the forward product.
@@ -108,16 +111,26 @@ class MatmulDwPlan {
   int32_t num_items() const { return num_items_; }
   // The batch is cut into this many ranges when the blocks alone do not fill the device.
   int32_t batch_splits() const { return batch_splits_; }
-  // items (num_items, 4), blocks (num_blocks, 3)
+  // Of tiles: CTAs of an item, the most chunks of one,
+  int32_t ctas() const { return target_.ctas(); }
+  int32_t chunks() const { return chunks_; }
+  int32_t whole_items() const { return whole_items_; }  // not cut along the batch
+  // items, blocks, as of a bsparse_matmul_dw_plan
   const std::vector<int32_t>& tables() const { return tables_; }
   int64_t items_offset() const { return 0; }
-  int64_t blocks_offset() const { return int64_t{4} * num_items_; }
+  int64_t blocks_offset() const { return blocks_offset_; }
 
  private:
+  void ListColumns(const BlockIndex& index, int64_t batch);
+  void CutTiles(const BlockIndex& index, int64_t batch);
+
   PlanTarget target_;
   int32_t num_blocks_ = 0;
   int32_t num_items_ = 0;
   int32_t batch_splits_ = 1;
+  int32_t chunks_ = 0;
+  int32_t whole_items_ = 0;
+  int64_t blocks_offset_ = 0;
   std::vector<int32_t> tables_;
 };
 

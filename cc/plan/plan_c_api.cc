@@ -35,6 +35,8 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.entry_blocks = request.entry_blocks;
   target.column_blocks = request.column_blocks;
   target.packed = request.packed;
+  target.chunk_blocks = request.chunk_blocks;
+  target.chunks = request.chunks;
   return target;
 }
 
@@ -80,6 +82,9 @@ void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summa
     summary->num_items = plan->matmul_dw->num_items();
     summary->entries_offset = plan->matmul_dw->blocks_offset();
     summary->batch_splits = plan->matmul_dw->batch_splits();
+    summary->ctas = plan->matmul_dw->ctas();
+    summary->chunks = plan->matmul_dw->chunks();
+    summary->whole_items = plan->matmul_dw->whole_items();
     summary->tables = plan->matmul_dw->tables().data();
     summary->tables_size = static_cast<int64_t>(plan->matmul_dw->tables().size());
   }

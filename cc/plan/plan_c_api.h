@@ -19,7 +19,7 @@ typedef struct {
   int64_t batch;
   int32_t sm_count, batch_tile, ctas_per_sm;
   int32_t kernel, columns, cta_columns, shared_columns;  // of a bsparse_tile
-  int32_t entry_blocks, column_blocks, packed;
+  int32_t entry_blocks, column_blocks, packed, chunk_blocks, chunks;
 } bsparse_plan_request;
 
 // A plan and the numbers of its bsparse_matmul_plan. `tables` belongs to the plan.
@@ -27,6 +27,7 @@ typedef struct {
   int32_t num_items;
   int32_t num_splits, num_partials, num_entries, num_packed;  // of a matmul plan
   int32_t num_blocks, batch_splits;             // of a weight-gradient plan
+  int32_t ctas, chunks, whole_items;            // likewise, of tiles
   const int32_t* tables;
   int64_t tables_size;                                 // in int32
   int64_t items_offset, entries_offset;  // entries: of a weight-gradient plan, its blocks

@@ -554,7 +554,7 @@ TEST(LayoutPlans, MayBeAskedFromManyThreads) {
 TEST(PlanCApi, DescribesAndReportsErrors) {
   const Layout layout = Random(50, 40, 0.2, 1, 11);
   bsparse_plan_request request{layout.coords.data(), layout.view().num_blocks, 50, 40,
-                               /*batch=*/64, 132, 128, 2, BSPARSE_SM80, 1, 1, 1};
+                               /*batch=*/64, 132, 128, 2, BSPARSE_SM80, 1, 1, 1, 0, 0};
   char error[256];
   bsparse_plan* const plan = bsparse_plan_matmul(&request, 1, error, sizeof(error));
   ASSERT_NE(plan, nullptr);

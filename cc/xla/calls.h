@@ -132,6 +132,9 @@ struct MatmulDwGpu {
   int32_t num_blocks = 0;
   int32_t num_items = 0;
   int32_t batch_splits = 1;
+  int32_t ctas = 1;
+  int32_t chunks = 0;
+  int32_t whole_items = 0;
   int64_t blocks_offset = 0;
 
   template <typename Self, typename Visitor>
@@ -141,6 +144,9 @@ struct MatmulDwGpu {
     visitor("num_blocks", self.num_blocks);
     visitor("num_items", self.num_items);
     visitor("batch_splits", self.batch_splits);
+    visitor("ctas", self.ctas);
+    visitor("chunks", self.chunks);
+    visitor("whole_items", self.whole_items);
     visitor("blocks_offset", self.blocks_offset);
   }
 };

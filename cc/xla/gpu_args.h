@@ -53,6 +53,9 @@ inline GpuStatus MatmulDwArgs(const xla_calls::MatmulDw& call, const xla_calls::
   args->pairs = pairs.data();
   args->plan.num_blocks = gpu.num_blocks;
   args->plan.batch_splits = gpu.batch_splits;
+  args->plan.ctas = gpu.ctas;
+  args->plan.chunks = gpu.chunks;
+  args->plan.whole_items = gpu.whole_items;
   args->plan.kernel = gpu.kernel;
   args->plan.num_items = gpu.num_items;
   args->plan.items = tables;

@@ -335,6 +335,9 @@ class MatmulDwXlaOp final : public XlaOpKernel {
     gpu.float32_math = Float32Math(attrs_.precision);
     gpu.num_blocks = plan->num_blocks();
     gpu.batch_splits = plan->batch_splits();
+    gpu.ctas = plan->ctas();
+    gpu.chunks = plan->chunks();
+    gpu.whole_items = plan->whole_items();
     gpu.kernel = plan->target().kernel;
     gpu.num_items = plan->num_items();
     gpu.blocks_offset = plan->blocks_offset();
