@@ -7,15 +7,16 @@ the others both operands of every block, at the rate that sharing neighbours see
 product the tensor cores' rate.
 
 The Hopper kernels, streams and dw among them, leave their reading to copy engines (TMA), which take
-boxes row by row. Rows of 32 bytes, all that a block of 16 has of a batch entry with features last,
-come so slowly that they, not bytes, are the limit; longer ones come as fast as L2 gives their bytes.
-Rows of y, whose rate has not been measured, are not counted.
+boxes row by row. Rows of 32 bytes, all that streams copy of a block of 16 and a batch entry with
+features last, come so slowly that they, not bytes, are the limit; longer ones come as fast as L2 gives
+their bytes. Rows of y, whose rate has not been measured, are not counted.
 """
 
 import dataclasses
 import json
 import pathlib
 
+import numpy as np
 from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM
 
 SHORT_ROW = 32  # bytes
@@ -130,27 +131,26 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         l2 = (work.blocks + num_items) * batch * bs * size
         rows = (work.blocks + num_items) * _short_activation_rows(work, tile) / rates.tma_rows_32
         return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, rows, dram)
-    # A record for each CTA and round: input block, whom it is sent to, weight blocks.
+    # A record for each CTA and round: input block, whom it is sent to, weights.
     records = entries.reshape(-1, entries.shape[1] * tile.cta_columns // tile.columns)
+    if tile.packed:
+        side = bs * tile.column_blocks
+        squares = tile.cta_columns * tile.entry_blocks // tile.column_blocks  # of a record
+        stored = records[:, 3:4].astype(np.uint32) >> np.arange(squares, dtype=np.uint32) & 1 > 0
+        weights = int(stored.sum()) * side**2
+    else:
+        side, stored = bs, records[:, 2 : 2 + tile.cta_columns] >= 0
     # The groups of columns that share a product and have a block.
-    stored = records[:, 2 : 2 + tile.cta_columns].reshape(-1, tile.shared_columns)
-    products = int((stored >= 0).any(axis=1).sum())
-    multiplied = 2.0 * products * bs * tile.shared_columns * bs * batch
+    products = int(stored.reshape(-1, tile.shared_columns).any(axis=1).sum())
+    multiplied = 2.0 * products * side * tile.shared_columns * side * batch
     multiplied /= _wgmma_rate(rates, work.dtype)
-    x_bytes = batch * bs * size
+    x_bytes = batch * bs * tile.entry_blocks * size
     w_bytes = weights * tiles * size
     sent = int((records[:, 1] != 0).sum())
     read = (sent * x_bytes + w_bytes) / rates.l2
-    # An x tile that several CTAs take is one copy of one of them, whose engine goes through the rows and
-    # asks L2 for them. The others issue nothing, they only wait for the bytes, so their engines need
-    # not go through the rows: clusters of four were sent two rows of 64 bytes a nanosecond and SM.
-    rows = sent * _short_activation_rows(work, tile)
-    if bs * size == SHORT_ROW:
-        rows += work.blocks * tiles * bs
-    rows /= rates.tma_rows_32
     taken = int((records[:, 0] >= 0).sum())
     delivered = (taken * x_bytes + w_bytes) / rates.delivered(tile.columns // tile.cta_columns)
-    return max(multiplied, read, delivered, rows, dram)
+    return max(multiplied, read, delivered, dram)
 
 
 def _short_activation_rows(work, tile):

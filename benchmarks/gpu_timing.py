@@ -3,36 +3,57 @@
 import math
 import shutil
 import subprocess
+import time
 
 import numpy as np
 from cuda_binding import torch
 
 FLUSH_BYTES = 256 << 20  # several times any GPU's L2 cache
-HEAD_START = 16  # writes of so many bytes
+HEAD_START = 16  # reads of so many bytes
+SETTLING_SECONDS = 0.1
 LEAST_CALLS = 4  # in a graph, so that its own launch counts little
 
 
 class ColdTimer:
-    """Each call alone between events, after a write that turns over the L2 cache.
+    """Each call alone between events, after a read that turns over the L2 cache.
 
-    The write also hides the host: the call is enqueued long before the GPU comes to it. Some more
-    writes ahead of all calls leave it time for a pause of its own, which would count as the call's.
+    Before, the same call runs for a while: large products draw so much power that a GPU lowers its
+    clocks after some ten milliseconds, and a training step runs at those clocks. (An H100's dense product of
+    8192^3 takes 1.22 to 1.32 ms at first, and 1.47 to 1.52 later.)
+
+    The cache is turned over by reading, since lines that were written would be written back during the
+    call. It also hides the host: the call is enqueued long before the GPU comes to it. Some more
+    reads ahead of all calls leave it time for a pause of its own, which would count as the call's.
     """
 
-    method = "median of event times, L2 turned over before each"
+    method = (f"median of event times after {SETTLING_SECONDS} s of the same calls, L2 turned over by "
+              "reads before each")
 
     def __init__(self, repeats):
         self.repeats = repeats
-        self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+        self.flush = torch.zeros(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
+
+    def _turn_over(self):
+        self.flush.sum(dtype=torch.int32)
+
+    def _settle(self, function):
+        function()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - begin
+        for _ in range(math.ceil(SETTLING_SECONDS / seconds)):
+            function()
 
     def __call__(self, function, repeats=None):
         """Median seconds of one call."""
-        function()
+        self._settle(function)
         for _ in range(HEAD_START):
-            self.flush.zero_()
+            self._turn_over()
         pairs = []
         for _ in range(repeats or self.repeats):
-            self.flush.zero_()
+            self._turn_over()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             function()

@@ -22,16 +22,16 @@ struct Rates {
 
 // [block size 8, 16, 32, 64, 128][feature axis]
 constexpr Rates kMatmul16[5][2] = {
-    {{{47, 52, 58}}, {{16, 19, 50}}},
-    {{{145, 215, 340}}, {{100, 180, 320}}},
-    {{{250, 390, 650}}, {{225, 370, 650}}},
+    {{{62, 179, 600}}, {{54, 172, 560}}},
+    {{{150, 256, 560}}, {{110, 226, 530}}},
+    {{{226, 318, 480}}, {{208, 318, 470}}},
     {{{370, 540, 730}}, {{370, 540, 730}}},
     {{{400, 610, 740}}, {{400, 610, 740}}},
 };
 constexpr Rates kMatmulDw16[5][2] = {
-    {{{90, 110, 120}}, {{90, 110, 120}}},
-    {{{150, 190, 200}}, {{150, 190, 200}}},
-    {{{150, 190, 200}}, {{110, 130, 140}}},
+    {{{102, 115, 120}}, {{102, 115, 120}}},
+    {{{160, 207, 215}}, {{160, 207, 215}}},
+    {{{170, 204, 205}}, {{142, 180, 185}}},
     {{{250, 340, 350}}, {{250, 340, 350}}},
     {{{430, 600, 650}}, {{430, 600, 650}}},
 };
@@ -45,13 +45,13 @@ constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {3, 11, 30, 31, 32};
 constexpr double kMatmulDwFloat32[5] = {3, 9, 18, 24, 28};
-constexpr double kDense16 = 850, kDenseTf32 = 400, kDenseFloat32 = 50;
+constexpr double kDense16 = 750, kDenseTf32 = 400, kDenseFloat32 = 50;
 
 // Bytes a second that copies reach.
 constexpr double kMemoryRate = 2.8e12;
 
-// What a product takes that has next to nothing to do; clearing and filling the dense matrix are
-// launches of their own.
+// What a product takes that has next to nothing to do; the blocks' map and the dense matrix take launches
+// of their own.
 constexpr double kLaunch = 4e-6;
 constexpr double kDenseLaunches = 5e-6;
 
@@ -98,8 +98,8 @@ ProductSeconds product_seconds(const bsparse_tile_request& request) {
   const double elements = request.in_blocks * bs * request.out_blocks * bs;
   const double flops = 2.0 * elements * static_cast<double>(request.batch);
   const double density = request.density;
-  // The dense matrix is cleared, filled and read; of dw written and read.
-  const double dense_bytes = elements * size * (2.0 + 2.0 * density);
+  // The dense matrix is written out of the stored blocks; of dw these are picked out of it.
+  const double dense_bytes = elements * size * (request.is_dw ? 2.0 * density : 1.0 + density);
   // Float32 sums that further pairs are added to.
   const double sums_bytes = elements * 4 * 2 * std::max(0, request.num_pairs - 1);
   // Activations and stored blocks pass through memory once, however it is done.

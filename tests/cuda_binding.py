@@ -347,7 +347,7 @@ def _pack_records(rows, tile, units, order):
             mask = np.uint32(sum(1 << int(bit) for bit in np.flatnonzero(there)))
             packed[number, r] = *row[r, :2], len(order), mask.view(np.int32)
             order.extend(squares[there])
-    return packed.reshape(len(rows), -1).tolist()
+    return packed.reshape(len(rows), packed[:1].size or 1).tolist()
 
 
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):

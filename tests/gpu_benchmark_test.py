@@ -129,8 +129,10 @@ def work(**changes):
                               **changes})
 
 
-def tile(kernel, batch_tile=256, columns=1, shared=1, ctas=1):
-    return cuda.Tile(kernel, batch_tile, 1, columns, columns // ctas, shared)
+def tile(kernel, batch_tile=256, columns=1, shared=1, ctas=1, entry_blocks=1, column_blocks=1,
+         packed=0):
+    return cuda.Tile(kernel, batch_tile, 1, columns, columns // ctas, shared, entry_blocks,
+                     column_blocks, packed)
 
 
 def test_dense_limit_counts_every_product():
@@ -175,48 +177,19 @@ def test_clusters_read_x_once_and_take_it_often():
     taken = gpu_limits.modelled_seconds(gpu_limits.Rates(l2_multicast_2=1.0), four, pair,
                                         entries=entries)
     assert taken == (3 * 512 * 32 + 4 * 32**2 * 2) * 2
-    short = work(blocks=4, block_size=16)
-    rows = gpu_limits.modelled_seconds(gpu_limits.Rates(tma_rows_32=1.0), short, pair,
-                                       entries=entries)
-    assert rows == 2 * 512 + 4 * 16 * 2  # those of x once, whoever takes them
 
 
-def union_seconds(rates, **changes):
-    """Of two entries of a CTA, with four blocks between them, and activations in L2."""
-    block_size = changes["block_size"]
-    columns = 128 // block_size
-    entries = np.full((2, 16 if columns == 8 else 4), -1, np.int32)
-    entries[:, :4] = [[0, 1, 0, 1], [1, 1, 2, 3]]
-    return gpu_limits.modelled_seconds(
-        rates, work(blocks=4, activations_cached=True, **changes),
-        tile(cuda.SM90, columns=columns, ctas=1), entries=entries)
-
-
-def test_blocks_of_16_with_features_last_are_limited_by_rows():
-    rates = gpu_limits.Rates(l2=8e12, tma_rows_32=128e9)
-    # x: 2 entries, 512 batch entries; w: 4 blocks, 2 batch tiles, 16 rows.
-    assert union_seconds(rates, block_size=16) == pytest.approx((2 * 512 + 4 * 2 * 16) / 128e9)
-    x_and_w = (2 * 512 * 64 + 4 * 64**2 * 2) * 2
-    assert union_seconds(rates, block_size=64) == pytest.approx(x_and_w / 8e12)
-    # With features first rows have 64 batch entries.
-    x_and_w = (2 * 512 * 16 + 4 * 16**2 * 2) * 2
-    assert union_seconds(rates, block_size=16, feature_axis=0) == pytest.approx(x_and_w / 8e12)
-
-
-@pytest.mark.parametrize("changes, rows", [
-    (dict(block_size=16), 2 * 512 + 4 * 2 * 16),
-    (dict(block_size=16, feature_axis=0), 4 * 2 * 16),  # w alone
-])
-def test_union_kernels_copy_rows_as_their_boxes_have_them(changes, rows):
-    slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
-    assert union_seconds(slow_rows, **changes) == pytest.approx(rows)
-
-
-@pytest.mark.parametrize("changes", [dict(block_size=32), dict(block_size=64, dtype="tf32"),
-                                     dict(block_size=32, feature_axis=0)])
-def test_long_rows_are_bound_by_their_bytes(changes):
-    slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
-    assert union_seconds(slow_rows, **changes) == union_seconds(gpu_limits.Rates(), **changes)
+def test_packed_weights_are_squares_and_entries_several_blocks():
+    # Blocks of 8 with features last: entries of 4 of them, squares of 2 x 2. Of each CTA's 8 columns the
+    # first 4 share a product, and the others. Bits are by 16 inputs and then column.
+    one = np.int32([[0, 1, 0, 0b00000000_00010011], [2, 1, 3, 0b00000001_00000001]])
+    packed = tile(cuda.SM90, columns=8, shared=4, entry_blocks=4, column_blocks=2, packed=1)
+    changes = work(blocks=10, block_size=8)
+    multiplied = gpu_limits.modelled_seconds(gpu_limits.Rates(wgmma_bf16=1.0), changes, packed,
+                                             entries=one)
+    assert multiplied == 2.0 * 4 * 16 * 64 * 512
+    read = gpu_limits.modelled_seconds(gpu_limits.Rates(l2=1.0), changes, packed, entries=one)
+    assert read == (2 * 512 * 32 + 5 * 16**2 * 2) * 2  # entries of x; squares by batch tiles
 
 
 def test_streams_copy_activations_in_rows():
