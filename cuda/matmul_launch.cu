@@ -167,8 +167,13 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   }
   UnionMatmulParams params{};
   const int width = kernel.box_features;
-  bsparse_status status = map_activations(args, operand_type(args), args.x, in_features(args),
-                                          width, kernel.batch_tile, &params.x);
+  params.deep_x = args.feature_axis == 0 && args.batch % kChunkColumns == 0;
+  bsparse_status status =
+      params.deep_x
+          ? make_deep_tensor_map(operand_type(args), args.x, args.batch, in_features(args), width,
+                                 kernel.batch_tile / kChunkColumns, &params.x)
+          : map_activations(args, operand_type(args), args.x, in_features(args), width,
+                            kernel.batch_tile, &params.x);
   if (status == BSPARSE_OK) {
     status = map_activations(args, map_type(args.dtype), args.y, out_features(args),
                              kernel.y_features, kernel.store_batch, &params.y);

@@ -57,6 +57,7 @@ struct UnionMatmulParams {
   int32_t activation;
   bool keeps_weights;  // in L2
   bool adds_residual;
+  bool deep_x;  // the map of x has three dimensions, so that one copy takes an entry's whole tile
 };
 
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.

@@ -7,16 +7,32 @@
 
 namespace bsparse {
 
-// A box of x into the CTAs of the cluster whose bits are set, this one among them.
+// The x tile of an entry, or a part of it, into the CTAs of the cluster whose bits are set, this one among
+// them. With features first it is several boxes, each 64 of the batch wide, unless `deep_x`.
 template <class Traits>
 __device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& params, int feature,
                                        int batch, uint32_t barrier, uint32_t ranks) {
-  const int column = Traits::kFeatureAxis == 1 ? feature : batch;
-  const int row = Traits::kFeatureAxis == 1 ? batch : feature;
-  if ((ranks & (ranks - 1)) == 0) {
-    ptx::copy_box_to_shared(to, &params.x, column, row, barrier);
-  } else {
-    ptx::copy_box_to_cluster(to, &params.x, column, row, barrier, static_cast<uint16_t>(ranks));
+  const bool alone = (ranks & (ranks - 1)) == 0;
+  const auto receivers = static_cast<uint16_t>(ranks);
+  if (Traits::kFeatureAxis == 0 && params.deep_x) {
+    if (alone) {
+      ptx::copy_deep_box_to_shared(to, &params.x, feature, batch / 64, barrier);
+    } else {
+      ptx::copy_deep_box_to_cluster(to, &params.x, feature, batch / 64, barrier, receivers);
+    }
+    return;
+  }
+#pragma unroll
+  for (int b = 0; b < Traits::kBoxesX; ++b) {
+    const uint32_t place = to + b * Traits::kBoxBytesX;
+    const int first = batch + b * Traits::kBoxBatch;
+    const int column = Traits::kFeatureAxis == 1 ? feature : first;
+    const int row = Traits::kFeatureAxis == 1 ? first : feature;
+    if (alone) {
+      ptx::copy_box_to_shared(place, &params.x, column, row, barrier);
+    } else {
+      ptx::copy_box_to_cluster(place, &params.x, column, row, barrier, receivers);
+    }
   }
 }
 

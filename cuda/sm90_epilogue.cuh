@@ -25,6 +25,17 @@ struct ResidualBarrier {
   }
 };
 
+// The last round of a tile, rounded: it is staged and stored while the next tile is multiplied, since the
+// staging memory is not free before the round ahead of it has left.
+template <class Traits>
+struct DeferredRound {
+  static constexpr bool kUsed = Traits::kRounds == 2 && Traits::kSize == 2;
+  uint32_t words[kUsed ? Traits::kRoundBatch / 4 : 1];
+  int feature;  // as of UnionEpilogue
+  int batch;
+  bool waits = false;
+};
+
 // Rounds, stages and stores the accumulators of one warpgroup.
 template <class Traits>
 struct UnionEpilogue {
@@ -39,7 +50,7 @@ struct UnionEpilogue {
   int partial;
   int rank;
   const int32_t* columns;  // of this CTA
-  int features[Traits::kWidthsY];  // the first of each box of y, or -1
+  int feature;  // the first of the boxes of y that this thread copies, or -1
 
   // Reads which outputs an item has: early, since it takes a while.
   __device__ __forceinline__ UnionEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
@@ -53,20 +64,20 @@ struct UnionEpilogue {
         rank(static_cast<int>(ptx::rank_in_cluster())),
         columns(p.columns +
                 (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns) {
-#pragma unroll
-    for (int width = 0; width < Traits::kWidthsY; ++width) {
-      const int output = group * 64 + width * Traits::kWidthY;  // of the item's
-      const int column = columns[output / Traits::kColumnFeatures];
-      features[width] = column < 0 ? -1
-                                   : column * Traits::kColumnFeatures +
-                                         output % Traits::kColumnFeatures;
-    }
+    const int output = group * 64 + threadIdx.x % Traits::kWidthsY * Traits::kWidthY;  // of the item's
+    const int column = columns[output / Traits::kColumnFeatures];
+    feature = column < 0 ? -1
+                         : column * Traits::kColumnFeatures + output % Traits::kColumnFeatures;
   }
+
+  // Of a warpgroup the first threads copy, each the boxes of a width.
+  static __device__ __forceinline__ bool copies() { return threadIdx.x % 128 < Traits::kWidthsY; }
 
   // Thread t holds, at 4 * j + 2 * h + i, output 16 * warp + lane / 4 + 8 * h and batch entry
   // 8 * j + 2 * (lane % 4) + i.
-  __device__ __forceinline__ void store(float (&sums)[kAccumulators],
-                                        ResidualBarrier& residual) const {
+  // `deferred` must have been finished.
+  __device__ __forceinline__ void store(float (&sums)[kAccumulators], ResidualBarrier& residual,
+                                        DeferredRound<Traits>& deferred) const {
     const int thread = threadIdx.x % 128;
     const int lane = thread % 32;
     const int warp_output = thread / 32 * 16;
@@ -97,13 +108,19 @@ struct UnionEpilogue {
 #pragma unroll
       for (int i = 0; i < kAccumulators; ++i) sums[i] = activate(sums[i], params.activation);
     }
+    const bool defers = DeferredRound<Traits>::kUsed && !params.adds_residual;
 #pragma unroll
     for (int round = 0; round < Traits::kRounds; ++round) {
       const int batch = batch_begin + round * Traits::kRoundBatch;
+      if (defers && round == 1) {
+        defer(sums, round, batch, deferred);
+        continue;
+      }
       // What this group stored last has left the staging memory.
-      if (thread == 0) {
-        ptx::bulk_wait_read();
-        if (params.adds_residual) load_residual(batch, residual.barrier);
+      if (copies()) ptx::bulk_wait_read();
+      if (params.adds_residual && thread < 32) {
+        __syncwarp();
+        load_residual(batch, residual.barrier);
       }
       ptx::named_barrier(1 + group, 128);
       if (params.adds_residual) {
@@ -113,43 +130,82 @@ struct UnionEpilogue {
       stage_tile(sums, round, warp_output, lane);
       ptx::fence_async_proxy();
       ptx::named_barrier(1 + group, 128);
-      if (thread == 0) store_tile(batch);
+      if (copies()) store_boxes(params, staging, feature, batch);
     }
   }
 
-  // Calls visit(staged, column, row) for the boxes of a round that are in y.
+  __device__ __forceinline__ void defer(const float (&sums)[kAccumulators], int round, int batch,
+                                        DeferredRound<Traits>& deferred) const {
+    if constexpr (DeferredRound<Traits>::kUsed) {
+#pragma unroll
+      for (int i = 0; i < Traits::kRoundBatch / 4; ++i) {
+        const int at = round * (Traits::kRoundBatch / 2) + 2 * i;
+        const auto pair = make_pair<Element>(sums[at], sums[at + 1]);
+        deferred.words[i] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      deferred.feature = feature;
+      deferred.batch = batch;
+      deferred.waits = true;
+    }
+  }
+
+  // Stages and stores a round of the tile before.
+  static __device__ __forceinline__ void finish(const UnionMatmulParams& params, uint32_t staging,
+                                                int group, DeferredRound<Traits>& deferred) {
+    if constexpr (DeferredRound<Traits>::kUsed) {
+      if (!deferred.waits) return;
+      const int thread = threadIdx.x % 128;
+      if (copies()) ptx::bulk_wait_read();
+      ptx::named_barrier(1 + group, 128);
+      for_each_four_matrices(staging, 0, thread / 32 * 16, thread % 32, [&](uint32_t place, int j) {
+        uint32_t words[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) words[q] = deferred.words[2 * j + q];
+        stage_matrices(place, words);
+      });
+      ptx::fence_async_proxy();
+      ptx::named_barrier(1 + group, 128);
+      if (copies()) store_boxes(params, staging, deferred.feature, deferred.batch);
+      deferred.waits = false;
+    }
+  }
+
+ private:
+  // Calls visit(staged, column, row) for the boxes of a round that this thread copies.
   template <class Visit>
-  __device__ __forceinline__ void for_each_box(int batch, const Visit& visit) const {
+  static __device__ __forceinline__ void for_each_box(uint32_t staging, int feature, int batch,
+                                                      const Visit& visit) {
+    if (feature < 0) return;
+    const uint32_t first = staging + threadIdx.x % 128 * Traits::kBoxesY * Traits::kBoxBytesY;
 #pragma unroll
-    for (int width = 0; width < Traits::kWidthsY; ++width) {
-      const int feature = features[width];
-      if (feature < 0) continue;
-#pragma unroll
-      for (int b = 0; b < Traits::kBoxesY; ++b) {
-        const uint32_t staged = staging + (width * Traits::kBoxesY + b) * Traits::kBoxBytesY;
-        if constexpr (Traits::kFeatureAxis == 1) {
-          visit(staged, feature, batch);
-        } else {
-          visit(staged, batch + 64 * b, feature);
-        }
+    for (int b = 0; b < Traits::kBoxesY; ++b) {
+      const uint32_t staged = first + b * Traits::kBoxBytesY;
+      if constexpr (Traits::kFeatureAxis == 1) {
+        visit(staged, feature, batch);
+      } else {
+        visit(staged, batch + 64 * b, feature);
       }
     }
   }
 
-  __device__ __forceinline__ void store_tile(int batch) const {
-    for_each_box(batch, [&](uint32_t from, int column, int row) {
+  static __device__ __forceinline__ void store_boxes(const UnionMatmulParams& params,
+                                                     uint32_t staging, int feature, int batch) {
+    for_each_box(staging, feature, batch, [&](uint32_t from, int column, int row) {
       ptx::copy_box_to_global(&params.y, column, row, from);
     });
     ptx::bulk_commit();
   }
 
-  // To where the same outputs will be staged. Where y is the residual they are read before they are
-  // written, since nobody else writes them.
+  // To where the same outputs will be staged; called by the first warp. Where y is the residual they are
+  // read before they are written, since nobody else writes them.
   __device__ __forceinline__ void load_residual(int batch, uint32_t barrier) const {
-    uint32_t bytes = 0;
-    for_each_box(batch, [&](uint32_t, int, int) { bytes += Traits::kBoxBytesY; });
-    ptx::barrier_arrive_expect(barrier, bytes);
-    for_each_box(batch, [&](uint32_t to, int column, int row) {
+    const uint32_t widths = __ballot_sync(~0u, copies() && feature >= 0);
+    if (threadIdx.x % 128 == 0) {
+      ptx::barrier_arrive_expect(barrier, __popc(widths) * Traits::kBoxesY * Traits::kBoxBytesY);
+    }
+    __syncwarp();
+    if (!copies()) return;
+    for_each_box(staging, feature, batch, [&](uint32_t to, int column, int row) {
       ptx::copy_box_to_shared(to, &params.residual, column, row, barrier);
     });
   }
@@ -193,12 +249,16 @@ struct UnionEpilogue {
           const auto pair = make_pair<Element>(sums[i], sums[i + 1]);
           words[q] = reinterpret_cast<const uint32_t&>(pair);
         }
-        if constexpr (Traits::kFeatureAxis == 1) {
-          ptx::stmatrix_x4_trans(place, words);
-        } else {
-          ptx::stmatrix_x4(place, words);
-        }
+        stage_matrices(place, words);
       });
+    }
+  }
+
+  static __device__ __forceinline__ void stage_matrices(uint32_t place, const uint32_t (&words)[4]) {
+    if constexpr (Traits::kFeatureAxis == 1) {
+      ptx::stmatrix_x4_trans(place, words);
+    } else {
+      ptx::stmatrix_x4(place, words);
     }
   }
 
@@ -226,6 +286,13 @@ struct UnionEpilogue {
   template <class Visit>
   __device__ __forceinline__ void for_each_four_matrices(int round, int warp_output, int lane,
                                                          const Visit& visit) const {
+    for_each_four_matrices(staging, round, warp_output, lane, visit);
+  }
+
+  template <class Visit>
+  static __device__ __forceinline__ void for_each_four_matrices(uint32_t staging, int round,
+                                                                int warp_output, int lane,
+                                                                const Visit& visit) {
     // Matrices 0 and 1: outputs +0 and +8 of the first 8 batch entries; 2 and 3: of the next.
     const int matrix = lane / 8;
     const int m = warp_output + 8 * (matrix % 2);

@@ -62,6 +62,10 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
   StageCursor<Traits::kStages> cursor;
   ResidualBarrier residual = {shared.residual(group)};
   float sums[kAccumulators];
+  DeferredRound<Traits> deferred;
+  const auto finish = [&] {
+    UnionEpilogue<Traits>::finish(params, shared.y(group), group, deferred);
+  };
   for (TileWalk walk(params); !walk.done(); walk.advance()) {
     const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
     const int stages = stages_of<Traits>(walk.item);
@@ -95,12 +99,15 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
       if (pending >= 0) release(pending);
       if (!multiplies) release(stage);
       pending = multiplies ? stage : -1;
+      if (s == 0) finish();
     }
     ptx::wgmma_wait_for(sums);
     if (pending >= 0) release(pending);
-    epilogue.store(sums, residual);
+    if (stages == 0) finish();
+    epilogue.store(sums, residual, deferred);
   }
-  if (threadIdx.x % 128 == 0) ptx::bulk_wait();
+  finish();
+  if (UnionEpilogue<Traits>::copies()) ptx::bulk_wait();
 }
 
 template <class Traits>

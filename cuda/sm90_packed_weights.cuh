@@ -110,6 +110,10 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
   StageCursor<Traits::kStages> cursor;  // of the stage whose weights are read next
   ResidualBarrier residual = {shared.residual(group)};
   float sums[kAccumulators];
+  DeferredRound<Traits> deferred;
+  const auto finish = [&] {
+    UnionEpilogue<Traits>::finish(params, shared.y(group), group, deferred);
+  };
   typename Weights::Operand weights[2];
   for (TileWalk walk(params); !walk.done(); walk.advance()) {
     const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
@@ -160,13 +164,16 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
     };
     for (int s = 0; s < stages; s += 2) {
       take(s + 1 == stages, weights[0], weights[1]);
+      if (s == 0) finish();
       if (s + 1 < stages) take(s + 2 == stages, weights[1], weights[0]);
     }
     ptx::wgmma_wait_for(sums);
     if (pending >= 0) release(pending);
-    epilogue.store(sums, residual);
+    if (stages == 0) finish();
+    epilogue.store(sums, residual, deferred);
   }
-  if (threadIdx.x % 128 == 0) ptx::bulk_wait();
+  finish();
+  if (UnionEpilogue<Traits>::copies()) ptx::bulk_wait();
 }
 
 }  // namespace bsparse

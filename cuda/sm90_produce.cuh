@@ -32,11 +32,7 @@ __device__ __forceinline__ void fill(const UnionMatmulParams& params,
     const InputRecord& entry = record.entries[e];
     if (entry.ranks == 0) continue;
     const int feature = entry.in_block * Traits::kEntryFeatures + part * Traits::kDepth;
-#pragma unroll
-    for (int b = 0; b < Traits::kBoxesX; ++b) {
-      copy_x<Traits>(shared.x(stage, e) + b * Traits::kBoxBytesX, params, feature,
-                     batch_begin + b * Traits::kBoxBatch, full, entry.ranks);
-    }
+    copy_x<Traits>(shared.x(stage, e), params, feature, batch_begin, full, entry.ranks);
   }
 }
 

@@ -177,6 +177,27 @@ __device__ __forceinline__ void copy_box_to_cluster(uint32_t to, const CUtensorM
       : "memory");
 }
 
+// The same of a map of activations with features first that has three dimensions (make_deep_tensor_map).
+
+__device__ __forceinline__ void copy_deep_box_to_shared(uint32_t to, const CUtensorMap* from,
+                                                        int feature, int chunk, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(from), "r"(0), "r"(feature), "r"(chunk), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_deep_box_to_cluster(uint32_t to, const CUtensorMap* from,
+                                                         int feature, int chunk, uint32_t barrier,
+                                                         uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(from), "r"(0), "r"(feature), "r"(chunk), "r"(barrier), "h"(ranks)
+      : "memory");
+}
+
 // Written lines are the first to leave the L2 cache.
 __device__ __forceinline__ void copy_box_to_global(const CUtensorMap* to, int column, int row,
                                                    uint32_t from) {

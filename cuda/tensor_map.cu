@@ -64,28 +64,47 @@ MapType map_type(bsparse_dtype dtype) {
   return MapType::kFloat32;
 }
 
-bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
-                               int box_columns, int box_rows, CUtensorMap* map) {
+namespace {
+
+// Boxes as wide as a swizzle; of `rank` dimensions, the first of them contiguous.
+bsparse_status encode_map(MapType type, const void* data, int rank, const cuuint64_t* extents,
+                          const cuuint64_t* strides, const cuuint32_t* box, CUtensorMap* map) {
   const Encode encode = find_encode();
   if (encode == nullptr) {
     return fail(BSPARSE_UNSUPPORTED, "the CUDA driver has no tensor maps: expected 12.0 or newer");
   }
-  const size_t size = size_of(type);
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {columns * size};
-  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
-                            static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[] = {1, 1};
-  const CUresult result =
-      encode(map, driver_type(type), 2, const_cast<void*>(data), extents, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(box_columns * size),
-             promotion(box_columns * size), CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const cuuint32_t steps[] = {1, 1, 1};
+  const size_t row_bytes = box[0] * size_of(type);
+  const CUresult result = encode(
+      map, driver_type(type), rank, const_cast<void*>(data), extents, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(row_bytes), promotion(row_bytes),
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return BSPARSE_OK;
   return fail(BSPARSE_INVALID_ARGUMENT,
-              "no tensor map for %lld x %lld elements at %p (driver error %d): addresses and row "
+              "no tensor map for rows of %lld elements at %p (driver error %d): addresses and row "
               "lengths in bytes must be multiples of 16",
-              static_cast<long long>(rows), static_cast<long long>(columns), data,
-              static_cast<int>(result));
+              static_cast<long long>(strides[0] / size_of(type)), data, static_cast<int>(result));
+}
+
+}  // namespace
+
+bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
+                               int box_columns, int box_rows, CUtensorMap* map) {
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {columns * size_of(type)};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
+                            static_cast<cuuint32_t>(box_rows)};
+  return encode_map(type, data, 2, extents, strides, box, map);
+}
+
+bsparse_status make_deep_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
+                                    int box_rows, int box_chunks, CUtensorMap* map) {
+  const cuuint64_t extents[] = {kChunkColumns, static_cast<cuuint64_t>(rows),
+                                static_cast<cuuint64_t>(columns / kChunkColumns)};
+  const cuuint64_t strides[] = {columns * size_of(type), kChunkColumns * size_of(type)};
+  const cuuint32_t box[] = {kChunkColumns, static_cast<cuuint32_t>(box_rows),
+                            static_cast<cuuint32_t>(box_chunks)};
+  return encode_map(type, data, 3, extents, strides, box, map);
 }
 
 }  // namespace bsparse
