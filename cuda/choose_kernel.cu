@@ -46,7 +46,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) {
     if (!hopper) return BSPARSE_SM80;
-    return dw_goes_by_tiles(request.block_size) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
+    return dw_goes_by_tiles(request.block_size, request.feature_axis, request.density)
+               ? BSPARSE_SM90_DW_TILES
+               : BSPARSE_SM90;
   }
   if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
   if (is_stream(request)) return BSPARSE_SM90_STREAM;

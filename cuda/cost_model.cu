@@ -9,11 +9,13 @@ namespace bsparse {
 namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
-// C = K = N = 8192, but where the dense product ran instead: there at C = K = 4096, or, for blocks of 16, 64
-// and 128 at density 1, reckoned from 0.5; dw of blocks of 8 and 16: reckoned. TF32 with features last: blocks of 32 and more measured likewise, at
-// density 1 reckoned. Other TF32, and float32: blocks 32 and 128 measured at density 0.1 and
-// C = K = 4096, the other blocks reckoned from them by the 16-bit rates, and all densities taken to be
-// alike. Three TF32 products: measured likewise, but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never wrongly.
+// C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
+// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 with features last: blocks of 32 and more
+// measured likewise, but at the clocks of a GPU that has idled, at density 1 reckoned. Other TF32, and
+// float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
+// them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
+// but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never
+// wrongly.
 constexpr double kDensities[] = {0.05, 0.25, 1.0};
 
 struct Rates {
@@ -22,18 +24,18 @@ struct Rates {
 
 // [block size 8, 16, 32, 64, 128][feature axis]
 constexpr Rates kMatmul16[5][2] = {
-    {{{62, 179, 600}}, {{54, 172, 560}}},
-    {{{150, 256, 560}}, {{110, 226, 530}}},
-    {{{226, 318, 480}}, {{208, 318, 470}}},
-    {{{370, 540, 730}}, {{370, 540, 730}}},
-    {{{400, 610, 740}}, {{400, 610, 740}}},
+    {{{63, 184, 480}}, {{55, 180, 460}}},
+    {{{153, 257, 500}}, {{110, 240, 485}}},
+    {{{236, 335, 510}}, {{215, 322, 520}}},
+    {{{345, 455, 660}}, {{345, 455, 660}}},
+    {{{390, 505, 660}}, {{390, 505, 660}}},
 };
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
     {{{160, 207, 215}}, {{160, 207, 215}}},
     {{{170, 204, 205}}, {{142, 180, 185}}},
-    {{{250, 340, 350}}, {{250, 340, 350}}},
-    {{{430, 600, 650}}, {{430, 600, 650}}},
+    {{{243, 340, 330}}, {{243, 340, 330}}},
+    {{{430, 570, 590}}, {{430, 570, 590}}},
 };
 // [block size]
 constexpr Rates kMatmulTf32Last[5] = {

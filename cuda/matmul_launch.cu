@@ -192,6 +192,12 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     status = check_cuda(launch_transpose_blocks(transpose, stream), "transposing weight blocks");
     w = place;
   }
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0 &&
+      kernel.packs != (args.plan.num_packed > 0)) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.num_packed is %d; this kernel takes weights %s, ask get_tile",
+                args.plan.num_packed, kernel.packs ? "packed" : "as they are");
+  }
   if (status == BSPARSE_OK && wants_packed(args)) {
     const int64_t ctas = args.plan.columns / kernel.columns;
     const int32_t* const order =

@@ -298,13 +298,20 @@ Kernel sm90_matmul_dw_entry() {
 
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_dw_for(int feature_axis) {
-  return feature_axis == 0 ? sm90_matmul_dw_entry<Sm90MatmulDwTraits<Math, kBlockSize, 0>>()
-                           : sm90_matmul_dw_entry<Sm90MatmulDwTraits<Math, kBlockSize, 1>>();
+  if (feature_axis == 0) return sm90_matmul_dw_entry<Sm90MatmulDwTraits<Math, kBlockSize, 0>>();
+  // Rows of 32 bytes, all that a block of 16 has with features last, take the copy engine as long as
+  // rows of 128.
+  if constexpr (kBlockSize == 16) {
+    return {};
+  } else {
+    return sm90_matmul_dw_entry<Sm90MatmulDwTraits<Math, kBlockSize, 1>>();
+  }
 }
 
 template <class Math>
 Kernel sm90_matmul_dw_for(int block_size, int feature_axis) {
   switch (block_size) {
+    case 16: return sm90_matmul_dw_for<Math, 16>(feature_axis);
     case 32: return sm90_matmul_dw_for<Math, 32>(feature_axis);
     case 64: return sm90_matmul_dw_for<Math, 64>(feature_axis);
     case 128: return sm90_matmul_dw_for<Math, 128>(feature_axis);

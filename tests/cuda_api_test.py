@@ -385,8 +385,9 @@ def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
     x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), "bfloat16")
             for side in layout.shape)
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
-    for ctas in (1, 2, 4) if block_size > 8 else ():
-        plan = cuda.matmul_plan(layout, union_tile(ctas, block_size), segment=5)
+    for ctas in (1, 2, 4):
+        tile = union_tile(kernels, ctas, "bfloat16", block_size, feature_axis)
+        plan = cuda.matmul_plan(layout, tile, segment=5)
         results = []
         for max_ctas in (0, 1, 12, 64, 131):
             result = torch.full_like(y, float("nan"))
@@ -699,35 +700,43 @@ def test_planner_and_kernels_agree(kernels):
         np.testing.assert_allclose(float64(y), truth, rtol=rounding, atol=1e-3)
 
 
-def union_tile(ctas, block_size):
+def union_tile(kernels, ctas, mode, block_size, feature_axis):
     """As get_tile gives it where the policy prefers so many CTAs."""
-    columns = 128 // block_size
-    return cuda.Tile(kernel=cuda.SM90, batch_tile=256, ctas_per_sm=1, columns=ctas * columns,
-                     cta_columns=columns, shared_columns=1)
+    tile = kernels.tile(mode, block_size, 200, feature_axis=feature_axis)
+    assert tile.kernel == cuda.SM90
+    tile.columns = ctas * tile.cta_columns
+    return tile
 
 
-@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("ctas", [1, 2, 4, 8])
 def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
     if kernels.device().compute_capability != 90:
         pytest.skip("unions are for compute capability 9.0")
-    tile = union_tile(ctas, block_size)
+
+    def tile(mode, feature_axis=1):
+        return union_tile(kernels, ctas, mode, block_size, feature_axis)
+
     for seed, (feature_axis, transpose, batch) in enumerate(
             itertools.product((0, 1), (False, True), (200, 520, 1096))):
-        check_matmul(kernels, ("bfloat16", "float16")[seed % 2], block_size, feature_axis,
-                     transpose, batch, seed=seed, segment=(None, 2)[seed % 2], tile=tile,
-                     shape=(9, 7), use_gate=seed % 3 == 0, use_bias=True, activation=("none", "relu")[seed % 2])
+        mode = ("bfloat16", "float16")[seed % 2]
+        check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, seed=seed,
+                     segment=(None, 2)[seed % 2], tile=tile(mode, feature_axis), shape=(9, 7),
+                     use_gate=seed % 3 == 0, use_bias=True,
+                     activation=("none", "relu")[seed % 2])
         if batch == 520:
             check_matmul(kernels, "bfloat16", block_size, feature_axis, transpose, batch, seed=seed,
-                         segment=(None, 2)[seed // 3 % 2], tile=tile, shape=(9, 7), use_bias=True,
-                         activation="gelu", residual=("apart", "y")[seed // 3 % 2])
+                         segment=(None, 2)[seed // 3 % 2], tile=tile("bfloat16", feature_axis),
+                         shape=(9, 7), use_bias=True, activation="gelu",
+                         residual=("apart", "y")[seed // 3 % 2])
     for transpose in (False, True) if block_size > 16 else ():
-        check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2, tile=tile,
-                     shape=(9, 7), use_gate=transpose, residual="y" if transpose else None)
+        check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2,
+                     tile=tile("tf32"), shape=(9, 7), use_gate=transpose,
+                     residual="y" if transpose else None)
     # More tiles than a ring has stages, more items than clusters run at once.
     for residual in (None, "apart", "y"):
-        check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41), tile=tile,
-                     residual=residual)
+        check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41),
+                     tile=tile("bfloat16"), residual=residual)
 
 
 def dw_tile(kernels, block_size, ctas):
