@@ -122,7 +122,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
     if tile.kernel == SM90_DW_TILES:
         ctas = tile.columns // tile.cta_columns
-        chunk = 64 * batch * size
+        chunk = 128 * batch
         inputs, outputs = (int(entries[:, i].sum()) for i in (0, 1))
         read = (inputs / ctas + outputs) * chunk / rates.l2
         delivered = (inputs + outputs) * chunk / rates.delivered(ctas)

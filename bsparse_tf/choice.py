@@ -96,6 +96,7 @@ class _Tile(ctypes.Structure):  # bsparse_tile
         ("entry_blocks", ctypes.c_int32),
         ("column_blocks", ctypes.c_int32),
         ("packed", ctypes.c_int32),
+        ("block_cells", ctypes.c_int32),
         ("chunk_blocks", ctypes.c_int32),
         ("chunks", ctypes.c_int32),
     ]
@@ -124,8 +125,10 @@ class Tile:
       cta_columns: of those, one multiprocessor's; several send each other the x they share.
       shared_columns: of those, so many neighbours that a missing block of one costs as much as a
         stored one; of dw: ranges of the batch, at least.
-      entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of.
+      entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of; of
+        tiles of dw an entry is what one product computes.
       packed: whether the kernel takes weights packed in the order of their use.
+      block_cells: of tiles of dw: cells along each side of a block, counted as blocks.
       chunk_blocks: of tiles of dw: blocks side by side that are loaded together.
       chunks: of those, a multiprocessor's, of inputs and of outputs, at most.
     """
@@ -138,6 +141,7 @@ class Tile:
     entry_blocks: int
     column_blocks: int
     packed: bool
+    block_cells: int
     chunk_blocks: int
     chunks: int
 
@@ -277,6 +281,7 @@ def _choose_gpu(request, device):
             choice.tile.entry_blocks,
             choice.tile.column_blocks,
             bool(choice.tile.packed),
+            choice.tile.block_cells,
             choice.tile.chunk_blocks,
             choice.tile.chunks,
         )

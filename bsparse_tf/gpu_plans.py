@@ -43,6 +43,7 @@ class _Request(ctypes.Structure):
         ("entry_blocks", ctypes.c_int32),
         ("column_blocks", ctypes.c_int32),
         ("packed", ctypes.c_int32),
+        ("block_cells", ctypes.c_int32),
         ("chunk_blocks", ctypes.c_int32),
         ("chunks", ctypes.c_int32),
     ]
@@ -356,6 +357,8 @@ def dw_tiles_plan(
     batch,
     *,
     chunk_blocks,
+    block_cells=1,
+    entry_blocks=1,
     chunks=28,
     cta_blocks=192,
     ctas=1,
@@ -368,7 +371,10 @@ def dw_tiles_plan(
     Args:
       coords, in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm: as for
         `matmul_dw_plan`.
-      chunk_blocks: blocks in a chunk of 64 features: 4 or 8.
+      chunk_blocks: blocks side by side that are loaded together.
+      block_cells: cells along each side of a block; this and what is said of blocks otherwise, the
+        plan's included, is about cells.
+      entry_blocks: blocks of the same output that one product computes: 1 or 2.
       chunks: of a multiprocessor, of inputs and of outputs, at most.
       cta_blocks: blocks of a multiprocessor, at most.
       ctas: multiprocessors that share their input chunks.
@@ -381,8 +387,8 @@ def dw_tiles_plan(
         (),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(DW_TILES), ctas * cta_blocks, cta_blocks, 1, 1, 1, 0, chunk_blocks,
-         chunks),
+         choices.FAMILIES.index(DW_TILES), ctas * cta_blocks, cta_blocks, 1, entry_blocks, 1, 0,
+         block_cells, chunk_blocks, chunks),
     )
     warp_blocks = cta_blocks // _TILE_WARPS
     return DwTilesPlan(

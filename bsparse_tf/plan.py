@@ -117,6 +117,7 @@ def _plan_of(matmul, batch, product, made):
     tile = made.tile
     if made.family == gpu_plans.DW_TILES:
         return gpu_plans.dw_tiles_plan(*layout, chunk_blocks=tile.chunk_blocks, chunks=tile.chunks,
+                                       block_cells=tile.block_cells, entry_blocks=tile.entry_blocks,
                                        cta_blocks=tile.cta_columns,
                                        ctas=tile.columns // tile.cta_columns, **options)
     if product == "dw":

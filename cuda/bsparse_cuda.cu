@@ -12,6 +12,7 @@
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/recurrent.h"
+#include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/support_kernels.h"
 
@@ -62,14 +63,26 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
 // `ctas`: that fit on one SM.
 bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
                        const bsparse_tile_request& request, int32_t sm_count, int32_t ctas) {
-  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1, 1, 0, 0, 0};
+  if (family == BSPARSE_DENSE) return {family, INT32_MAX, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0};
   if (family == BSPARSE_SM90_DW_TILES) {
-    return {family, kernel.depth, ctas, wanted_dw_tile_ctas() * kernel.columns, kernel.columns, 1, 1,
-            1, 0, 64 / request.block_size, kMaxDwTileChunks};
+    const auto size = static_cast<int>(element_size(request.dtype));
+    const int cell = dw_tile_cell(request.block_size);
+    return {.kernel = family,
+            .batch_tile = kernel.depth,
+            .ctas_per_sm = ctas,
+            .columns = wanted_dw_tile_ctas() * kernel.columns,
+            .cta_columns = kernel.columns,
+            .shared_columns = 1,
+            .entry_blocks = dw_tile_slot_blocks(request.block_size),
+            .column_blocks = 1,
+            .packed = 0,
+            .block_cells = request.block_size / cell,
+            .chunk_blocks = dw_tile_chunk_features(size) / cell,
+            .chunks = max_dw_tile_chunks(size)};
   }
   if (request.is_dw != 0) {
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
-            batch_ranges(family, request), 1, 1, 0, 0, 0};
+            batch_ranges(family, request), 1, 1, 0, 0, 0, 0};
   }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
@@ -79,7 +92,7 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
-          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs, 0, 0};
+          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs, 0, 0, 0};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.

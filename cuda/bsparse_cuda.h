@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 9
+#define BSPARSE_CUDA_API_VERSION 10
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -59,7 +59,7 @@ typedef enum {
   BSPARSE_SM90_SMALL = 3,  // the same for small batches
   BSPARSE_DENSE = 4,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 5, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
-  BSPARSE_SM90_DW_TILES = 6,  // dw of small blocks, sm_90, 16-bit: tiles of the layout
+  BSPARSE_SM90_DW_TILES = 6,  // dw of small blocks and in TF32, sm_90: tiles of the layout
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -88,10 +88,12 @@ typedef struct {
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
   // Neighbouring blocks that an entry, and a column, of the plan are made of: where there are several,
-  // the plan counts these.
+  // the plan counts these. Of BSPARSE_SM90_DW_TILES an entry is what one product computes.
   int32_t entry_blocks, column_blocks;
   int32_t packed;  // the plan says in which order weight blocks are packed
-  int32_t chunk_blocks;  // of BSPARSE_SM90_DW_TILES: blocks side by side that are loaded together
+  int32_t block_cells;   // of BSPARSE_SM90_DW_TILES: cells along each side of a block, which the
+                         // plan and what follows count as blocks
+  int32_t chunk_blocks;  // likewise: blocks side by side that are loaded together
   int32_t chunks;        // of those, a CTA's of x and of dy, at most
 } bsparse_tile;
 
@@ -220,13 +222,14 @@ typedef struct {
 //
 // BSPARSE_SM90_DW_TILES has items of one or more CTAs, which share their input chunks. `items` is
 // (num_items, ctas, 2 + chunks): for each CTA the number of its input chunks, the same for all of an
-// item, and of its output chunks; then the numbers of these chunks (a chunk: 64 features of the
-// layout from a multiple of 64 on), input chunks first; filling. `blocks` is (num_items, ctas,
+// item, and of its output chunks; then the numbers of these chunks (a chunk: as many features of the
+// layout as 128 bytes hold, from a multiple of that on), input chunks first; filling. `blocks` is (num_items, ctas,
 // warps, blocks of a warp, 3): where the block's input and output lie in the CTA's chunks, in blocks from the
 // first of them on, and its weight_block. Filling, behind a warp's blocks, is -1. Two blocks of 8 at
 // even and odd places have the same output; where there is no second its weight_block is -1, and its
-// place the first one's. Neighbours should share inputs (blocks of 16) or outputs (blocks of 8). Of
-// these items the first `whole_items` take the whole batch, the others its ranges.
+// place the first one's. Neighbours should share outputs if they are blocks of 8, else inputs. Of these
+// items the first `whole_items` take the whole batch, the others its ranges. Blocks of 64 and 128 are
+// cells of 32 here, numbered along the rows of one stored block after the other.
 typedef struct {
   int32_t kernel;  // the bsparse_tile this plan was cut for
   int32_t num_blocks;

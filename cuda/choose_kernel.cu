@@ -5,6 +5,7 @@
 #include "cuda/check.h"
 #include "cuda/cublas.h"
 #include "cuda/policy.cuh"
+#include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
@@ -29,8 +30,9 @@ bool is_stream(const bsparse_tile_request& request) {
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
   // A small batch would not repay the transposing of its weights.
-  const bool tf32_product = request.float32_math == BSPARSE_FLOAT32_TF32 && !request.is_dw &&
-                            request.feature_axis == 1 && request.batch > kUnionSmallBatch;
+  const bool tf32_product =
+      request.float32_math == BSPARSE_FLOAT32_TF32 &&
+      (request.is_dw || (request.feature_axis == 1 && request.batch > kUnionSmallBatch));
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const auto size = static_cast<int>(element_size(request.dtype));
   const bool small = request.block_size < smallest_union_block(request.batch, size);
@@ -46,7 +48,8 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) {
     if (!hopper) return BSPARSE_SM80;
-    return dw_goes_by_tiles(request.block_size, request.feature_axis, request.density)
+    return dw_goes_by_tiles(request.dtype, request.block_size, request.feature_axis,
+                            request.density)
                ? BSPARSE_SM90_DW_TILES
                : BSPARSE_SM90;
   }

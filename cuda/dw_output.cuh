@@ -69,6 +69,26 @@ struct DwOutput {
   }
 };
 
+// A block, or a square of a larger one: cell `number`, counted along the rows of one block after the other.
+struct DwCell {
+  int64_t weight;  // the block
+  int64_t first;   // element of dw
+  int block_size;
+
+  __device__ __forceinline__ DwCell(int number, int block_size, int cell)
+      : block_size(block_size) {
+    const int cells = block_size / cell;
+    weight = number / (cells * cells);
+    const int place = number % (cells * cells);
+    first = weight * block_size * block_size + place / cells * cell * block_size +
+            place % cells * cell;
+  }
+
+  __device__ __forceinline__ int64_t element(int input, int output) const {
+    return first + input * block_size + output;
+  }
+};
+
 }  // namespace bsparse
 
 #endif  // BSPARSE_CUDA_DW_OUTPUT_CUH_

@@ -5,7 +5,7 @@
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/tensor_map.h"
 
@@ -87,7 +87,7 @@ bsparse_status map_pairs(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                          const Kernel& kernel, int width, CUtensorMap* x, CUtensorMap* dy) {
   const auto map = [&](const void* data, int64_t batch, int32_t blocks, CUtensorMap* to) {
     const int64_t features = int64_t{blocks} * args.block_size;
-    const MapType type = map_type(args.dtype);
+    const MapType type = args.dtype == BSPARSE_FLOAT32 ? MapType::kTf32 : map_type(args.dtype);
     return args.feature_axis == 1
                ? make_tensor_map(type, data, features, batch, width, kernel.depth, to)
                : make_tensor_map(type, data, batch, features, kernel.depth, width, to);
@@ -130,14 +130,15 @@ bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& p
 bsparse_status launch_tiles(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                             const Kernel& kernel, float* partials, cudaStream_t stream) {
   const bsparse_matmul_dw_plan& plan = args.plan;
+  const auto size = static_cast<int>(element_size(args.dtype));
   if (plan.ctas < 1 || plan.ctas > kMaxUnionCtas || plan.chunks < 2 ||
-      plan.chunks > kMaxDwTileChunks) {
+      plan.chunks > max_dw_tile_chunks(size)) {
     return fail(BSPARSE_INVALID_ARGUMENT,
                 "plan.ctas is %d and plan.chunks is %d; expected 1 to %d and 2 to %d", plan.ctas,
-                plan.chunks, kMaxUnionCtas, kMaxDwTileChunks);
+                plan.chunks, kMaxUnionCtas, max_dw_tile_chunks(size));
   }
   TiledMatmulDwParams params{};
-  bsparse_status status = map_pairs(args, pairs, kernel, 64, params.x, params.dy);
+  bsparse_status status = map_pairs(args, pairs, kernel, dw_tile_chunk_features(size), params.x, params.dy);
   if (status != BSPARSE_OK) return status;
   params.stages = cut_stages(pairs, kernel.depth, plan.batch_splits);
   params.output = dw_output(args);
@@ -148,7 +149,7 @@ bsparse_status launch_tiles(const bsparse_matmul_dw_args& args, const Pairs& pai
   params.split_items = static_cast<uint32_t>(plan.num_items) - params.whole_items;
   params.ctas = static_cast<uint32_t>(plan.ctas);
   params.chunks = plan.chunks;
-  params.ring_stages = dw_tile_stages(plan.chunks);
+  params.ring_stages = dw_tile_stages(plan.chunks, size);
   params.num_pairs = static_cast<int32_t>(pairs.size());
   const int64_t tiles = params.whole_items + int64_t{params.split_items} * plan.batch_splits;
   if (tiles > INT32_MAX) return too_many_splits(args, plan.num_items);
@@ -173,7 +174,8 @@ cudaError_t launch_reduce(const bsparse_matmul_dw_args& args, const Kernel& kern
   }
   const int64_t whole = int64_t{whole_items(args)} * args.plan.ctas * kernel.columns;
   return launch_reduce_dw_tiles({partials, dw_output(args), args.plan.blocks + 3 * whole,
-                                 partial_blocks(args, kernel), count, elements},
+                                 partial_blocks(args, kernel), count, args.block_size,
+                                 dw_tile_cell(args.block_size)},
                                 args.out_dtype, stream);
 }
 
@@ -197,8 +199,9 @@ int64_t matmul_dw_partials(const bsparse_matmul_dw_args& args) {
 }
 
 int64_t matmul_dw_partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
-  return matmul_dw_partials(args) * partial_blocks(args, kernel) * args.block_size *
-         args.block_size;
+  const int side = args.plan.kernel == BSPARSE_SM90_DW_TILES ? dw_tile_cell(args.block_size)
+                                                             : args.block_size;
+  return matmul_dw_partials(args) * partial_blocks(args, kernel) * side * side;
 }
 
 bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,

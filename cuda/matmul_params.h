@@ -209,9 +209,10 @@ Kernel sm90_stream_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);
 
-// Tiles of the layout: blocks of 8 and 16.
+// Tiles of the layout: in 16 bit blocks of 8 to 32, in TF32 all blocks.
 Kernel sm90_dw_tiles_bf16(int block_size, int feature_axis);
 Kernel sm90_dw_tiles_fp16(int block_size, int feature_axis);
+Kernel sm90_dw_tiles_tf32(int block_size, int feature_axis);
 
 Kernel sm80_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp16(int block_size, int feature_axis);

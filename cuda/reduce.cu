@@ -86,19 +86,22 @@ __global__ void reduce_matmul_dw_kernel(const __grid_constant__ ReduceMatmulDw a
 
 template <class Element>
 __global__ void reduce_dw_tiles_kernel(const __grid_constant__ ReduceDwTiles args) {
-  const int64_t elements = args.places * args.block_elements;
+  const int64_t elements = args.places * args.cell * args.cell;
   for (int64_t e = 2 * (int64_t{blockIdx.x} * kReduceThreads + threadIdx.x); e < elements;
        e += 2 * int64_t{gridDim.x} * kReduceThreads) {
-    const int64_t weight = args.blocks[3 * (e / args.block_elements) + 2];
-    if (weight < 0) continue;
-    const float scale = args.output.scale(weight);
+    const int64_t place = e / (args.cell * args.cell);
+    const int number = args.blocks[3 * place + 2];
+    if (number < 0) continue;
+    const auto in_cell = static_cast<int>(e - place * args.cell * args.cell);
+    const DwCell cell(number, args.block_size, args.cell);
+    const float scale = args.output.scale(cell.weight);
     float2 sum = {0.0f, 0.0f};
     for (int p = 0; p < args.num_partials && scale != 0.0f; ++p) {
       const float2 partial = *reinterpret_cast<const float2*>(args.partials + p * elements + e);
       sum.x += partial.x;
       sum.y += partial.y;
     }
-    args.output.store<Element>(weight * args.block_elements + e % args.block_elements, scale,
+    args.output.store<Element>(cell.element(in_cell / args.cell, in_cell % args.cell), scale,
                                sum.x, sum.y);
   }
 }
@@ -129,7 +132,7 @@ cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype ou
 
 cudaError_t launch_reduce_dw_tiles(const ReduceDwTiles& args, bsparse_dtype out_dtype,
                                    cudaStream_t stream) {
-  const unsigned grid = grid_for(args.places * args.block_elements / 2);
+  const unsigned grid = grid_for(args.places * args.cell * args.cell / 2);
   auto* const kernel = with_element(out_dtype, [](auto element) {
     return &reduce_dw_tiles_kernel<typename decltype(element)::Type>;
   });

@@ -1,8 +1,8 @@
-// dw = x^T dy of small blocks for Hopper: mma.sync out of a ring that bulk tensor copies fill.
+// dw = x^T dy for Hopper: mma.sync out of a ring that bulk tensor copies fill.
 //
-// A block of 8 or 16 features is too small to repay its own copies of x and dy. So a CTA takes a tile
-// of the layout: some chunks of 64 inputs, some of 64 outputs, and the blocks stored where they
-// cross, as many as its registers have sums for. It walks the batch; a stage holds kDepth batch
+// A block of 8 to 32 features is too small to repay its own copies of x and dy. So a CTA takes a tile
+// of the layout: some chunks of 64 inputs (32 in TF32), some of 64 outputs, and the blocks stored where
+// they cross, as many as its registers have sums for. Blocks of 64 and 128 are cells of 32 here. It walks the batch; a stage holds kDepth batch
 // entries of all chunks. A warp has the same blocks all the way. The CTAs of a cluster have the same
 // input chunks, which are copied once for all of them.
 #ifndef BSPARSE_CUDA_SM90_DW_TILES_CUH_
@@ -12,6 +12,7 @@
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm90_dw_tile_slots.cuh"
+#include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/sm90_policy.cuh"
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
@@ -76,7 +77,7 @@ struct DwTilesWork {
     first = static_cast<int>(params.stages.begin(split));
     stages = static_cast<int>(params.stages.size(split));
     partials = params.partials + (int64_t{part} * params.ctas + rank) * Traits::kBlocks *
-                                     Traits::kBlockSize * Traits::kBlockSize;
+                                     Traits::kBlockElements;
   }
 };
 
@@ -97,7 +98,7 @@ __device__ __forceinline__ void produce_dw_tiles(const TiledMatmulDwParams& para
     const bool is_x = chunk < x_chunks;
     const bool copies = chunk < chunks && (!is_x || chunk % params.ctas == rank);
     const bool sends = is_x && params.ctas > 1;
-    const int feature = copies ? 64 * row[2 + chunk] : 0;
+    const int feature = copies ? Traits::kChunkFeatures * row[2 + chunk] : 0;
     int pair = work.stages > 0 ? params.stages.pair(work.first) : 0;
     int pair_end = static_cast<int>(params.stages.first[pair + 1]);
     int batch = (work.first - static_cast<int>(params.stages.first[pair])) * Traits::kDepth;
@@ -151,7 +152,7 @@ template <class Traits>
 __device__ __forceinline__ void consume_dw_tiles(const TiledMatmulDwParams& params,
                                                  const DwTilesShared<Traits>& shared, int warp,
                                                  uint32_t rank) {
-  const DwTileReader<Traits> reader;
+  const typename DwTileSlots<Traits>::Reader reader;
   DwTileFragments<Traits> fragments;
   RingCursor cursor;
   for (uint32_t tile = ptx::cluster_id(); tile < params.num_tiles; tile += ptx::clusters()) {
@@ -166,18 +167,17 @@ __device__ __forceinline__ void consume_dw_tiles(const TiledMatmulDwParams& para
       ptx::barrier_wait(shared.full(cursor.stage), cursor.parity);
       const uint32_t stage = shared.stage(cursor.stage);
 #pragma unroll
-      for (int step = 0; step < Traits::kDepth / 16; ++step) {
+      for (int step = 0; step < Traits::kSteps; ++step) {
         slots.multiply(reader, stage, step, fragments);
       }
       __syncwarp();
       release_dw_tiles(params, shared, cursor.stage, fragments.mix());
       cursor.advance(shared.stages);
     }
-    constexpr int kBlockElements = Traits::kBlockSize * Traits::kBlockSize;
     slots.store(params.output, blocks,
                 work.partials == nullptr
                     ? nullptr
-                    : work.partials + warp * kWarpBlocks * kBlockElements);
+                    : work.partials + warp * kWarpBlocks * Traits::kBlockElements);
   }
 }
 
@@ -229,11 +229,20 @@ Kernel sm90_dw_tiles_for(int feature_axis) {
                            : sm90_dw_tiles_entry<DwTilesTraits<Math, kBlockSize, 1>>();
 }
 
+// In 16 bit blocks of 64 and 128 have kernels of their own (sm90_matmul_dw.cuh).
+
 template <class Math>
 Kernel sm90_dw_tiles_for(int block_size, int feature_axis) {
   switch (block_size) {
     case 8: return sm90_dw_tiles_for<Math, 8>(feature_axis);
     case 16: return sm90_dw_tiles_for<Math, 16>(feature_axis);
+    case 32: return sm90_dw_tiles_for<Math, 32>(feature_axis);
+  }
+  if constexpr (sizeof(typename Math::Element) == 4) {
+    switch (block_size) {
+      case 64: return sm90_dw_tiles_for<Math, 64>(feature_axis);
+      case 128: return sm90_dw_tiles_for<Math, 128>(feature_axis);
+    }
   }
   return {};
 }

@@ -111,41 +111,6 @@ constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation
   return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
 }
 
-// Weight gradients of small blocks go by tiles of the layout (sm90_dw_tiles.cuh), but where chunks would
-// hold next to nothing, and columns of blocks of 16 can be loaded by themselves (at 1 % 276 us, 319 by tiles). A
-// density of 0 is one that is not known.
-constexpr bool dw_goes_by_tiles(int block_size, int feature_axis, float density) {
-  const bool columns_are_better =
-      block_size == 16 && feature_axis == 0 && density > 0.0f && density < 0.025f;
-  return block_size <= 16 && !columns_are_better;
-}
-
-// Rows of 64 bytes, where the batch runs along them: the shortest that come at L2's rate.
-inline constexpr int kDwTileDepth = 32;  // batch entries of a stage
-inline constexpr int kDwTileChunkBytes = 64 * kDwTileDepth * 2;
-inline constexpr int kDwTileRingBytes = 56 * kDwTileChunkBytes;  // 224 KB
-inline constexpr int kMaxDwTileStages = 8;
-inline constexpr int kDwTileSharedBytes = kDwTileRingBytes + 1024 + 16 * kMaxDwTileStages;
-static_assert(kDwTileSharedBytes <= kMaxSharedBytes);
-
-// Chunks of a stage, at most: two stages of them are the least that a ring can do with.
-inline constexpr int kMaxDwTileChunks = 28;
-constexpr int dw_tile_stages(int chunks) {
-  const int stages = kDwTileRingBytes / kDwTileChunkBytes / chunks;
-  return stages < kMaxDwTileStages ? stages : kMaxDwTileStages;
-}
-
-// Products of 16 inputs that a warp has sums for. The more blocks a tile has, the fewer chunks are
-// loaded in all; as many as the registers hold beside a place for each and operands in flight.
-constexpr int dw_tile_slots(int block_size) { return block_size == 16 ? 24 : 32; }
-inline constexpr int kDwTileAhead = 2;  // slots that operands are read ahead of their product
-inline constexpr int kDwTileGroup = 4;  // slots after which a warp asks whether there are more
-inline constexpr int kDwTileRegisters = 232;
-inline constexpr int kDwTileProducerRegisters = 40;
-
-// CTAs that share their input chunks, each of which one of them copies for all.
-constexpr int wanted_dw_tile_ctas() { return 2; }
-
 // Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
 inline constexpr int64_t kUnionSmallBatch = 64;
 

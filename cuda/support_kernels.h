@@ -39,14 +39,15 @@ struct ReduceMatmulDw {
 cudaError_t launch_reduce_matmul_dw(const ReduceMatmulDw& args, bsparse_dtype out_dtype,
                                     cudaStream_t stream);
 
-// The same for partials of blocks whose place in dw a table names.
+// The same for partials of blocks, or cells of them (matmul_params.h), whose number in dw a table names.
 struct ReduceDwTiles {
-  const float* partials;  // (num_partials, places, bs, bs)
+  const float* partials;  // (num_partials, places, cell, cell)
   DwOutput output;
-  const int32_t* blocks;  // (places, 3): anything, anything, place in dw or -1
+  const int32_t* blocks;  // (places, 3): anything, anything, number in dw or -1
   int64_t places;
   int32_t num_partials;
-  int32_t block_elements;
+  int32_t block_size;
+  int32_t cell;  // features along each side of what is called a block elsewhere here
 };
 cudaError_t launch_reduce_dw_tiles(const ReduceDwTiles& args, bsparse_dtype out_dtype,
                                    cudaStream_t stream);

@@ -739,11 +739,17 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
                      tile=tile("bfloat16"), residual=residual)
 
 
-def dw_tile(kernels, block_size, ctas):
+# In 16 bit, and in TF32, where larger blocks are cells of 32.
+DW_TILES = ([("bfloat16", block_size) for block_size in (8, 16, 32)]
+            + [("tf32", block_size) for block_size in BLOCK_SIZES])
+
+
+def dw_tile(kernels, mode, block_size, ctas):
     """As get_tile gives it where the policy prefers so many CTAs."""
     if kernels.device().compute_capability != 90:
         pytest.skip("tiles of the layout are for compute capability 9.0")
-    tile = kernels.tile("bfloat16", block_size, 4096, is_dw=True)
+    tile = kernels.tile(mode, block_size, 4096, is_dw=True)
+    assert tile.kernel == cuda.SM90_DW_TILES
     tile.columns = ctas * tile.cta_columns
     return tile
 
@@ -751,7 +757,7 @@ def dw_tile(kernels, block_size, ctas):
 def dw_layouts(block_size):
     """{name: layout} of everything that makes tiles of other shapes."""
     rng = np.random.default_rng(block_size)
-    chunk = 64 // block_size
+    chunk = max(1, 64 // block_size)
     c, k = np.indices((9 * chunk + 3, 7 * chunk + 1))
     sparse = rng.random(c.shape) < 0.03
     sparse[2 * chunk:4 * chunk] = sparse[:, 3 * chunk:5 * chunk] = False
@@ -764,30 +770,30 @@ def dw_layouts(block_size):
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (8, 16))
+@pytest.mark.parametrize("mode, block_size", DW_TILES)
 @pytest.mark.parametrize("ctas", (1, 2, 4))
-def test_dw_tiles_whatever_the_policy_prefers(kernels, ctas, block_size, feature_axis):
-    tile = dw_tile(kernels, block_size, ctas)
+def test_dw_tiles_whatever_the_policy_prefers(kernels, ctas, mode, block_size, feature_axis):
+    tile = dw_tile(kernels, mode, block_size, ctas)
+    other = "float16" if mode == "bfloat16" else mode
     for seed, (name, layout) in enumerate(dw_layouts(block_size).items()):
-        for mode, batch, batch_splits in (("bfloat16", 72, 1), ("float16", 504, 3),
-                                          ("bfloat16", 2056, 7)):
-            check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=seed,
+        for precision, batch, batch_splits in ((mode, 72, 1), (other, 504, 3), (mode, 2056, 7)):
+            check_matmul_dw(kernels, precision, block_size, feature_axis, batch, seed=seed,
                             batch_splits=batch_splits, use_gate=seed % 2 == 0,
                             float_output=seed % 3 == 0, tile=tile, layout=layout)
     for seed, (batches, batch_splits) in enumerate(itertools.product(LISTS, (1, 3))):
         if feature_axis == 1 or all(n % 8 == 0 for n in batches):
-            check_list_of_pairs(kernels, "bfloat16", block_size, feature_axis, batches, seed=seed,
+            check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, seed=seed,
                                 batch_splits=batch_splits, tile=tile)
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (8, 16))
+@pytest.mark.parametrize("mode, block_size", DW_TILES)
 @pytest.mark.parametrize("ctas", (1, 2, 4))
-def test_planned_dw_tiles(kernels, ctas, block_size, feature_axis):
+def test_planned_dw_tiles(kernels, ctas, mode, block_size, feature_axis):
     """The planner's tiles, whose neighbours share operands, in large products again and again."""
     if cuda.find_library("libbsparse_plan.so") is None:
         pytest.skip("libbsparse_plan.so is not built")
-    tile = dw_tile(kernels, block_size, ctas)
+    tile = dw_tile(kernels, mode, block_size, ctas)
     planner, device = cuda.Planner(), kernels.device()
     layouts = dw_layouts(block_size)
     side = 4096 // block_size
@@ -799,16 +805,17 @@ def test_planned_dw_tiles(kernels, ctas, block_size, feature_axis):
                       for n in layout.shape]
             generator = torch.Generator("cuda").manual_seed(batch)
             x, dy = (torch.randint(-2, 3, shape, generator=generator, device="cuda",
-                                   dtype=torch.int32).bfloat16() for shape in shapes)
+                                   dtype=torch.int32).to(cuda.torch_dtype(mode))
+                     for shape in shapes)
             dw = torch.full((int(layout.sum()), block_size, block_size), float("nan"),
                             device="cuda")
             plan = planner.matmul_dw(layout, batch, device, tile)
-            call = kernels.prepare_matmul_dw("bfloat16", block_size, feature_axis, layout.shape,
+            call = kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape,
                                              plan, x, dy, dw)
             call()
             first = dw.clone()
             x, dy = (t if feature_axis == 1 else t.t() for t in (x, dy))
-            dense = torch.mm(x.t(), dy, out_dtype=torch.float32)
+            dense = torch.mm(x.t().float(), dy.float())
             stored = dense.reshape(layout.shape[0], block_size, layout.shape[1], block_size)
             stored = stored.permute(0, 2, 1, 3)[torch.tensor(layout).cuda()]
             assert torch.equal(first, stored), f"{name}, batch {batch}: wrong"  # integers
@@ -869,7 +876,7 @@ def test_explain_tells_what_get_tile_chooses(kernels, mode, is_dw):
                                   blocks=(8192 // block_size,) * 2, density=density)
         choice, tile = kernels.explain(request), kernels.tile_of(request)
         for name in ("kernel", "columns", "cta_columns", "shared_columns", "batch_tile",
-                     "chunk_blocks", "chunks"):
+                     "block_cells", "chunk_blocks", "chunks"):
             assert getattr(choice.tile, name) == getattr(tile, name)
         assert (tile.kernel == cuda.DENSE) == (choice.dense_reason == 1)
         assert tile.ctas_per_sm >= 1

@@ -16,7 +16,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 9
+API_VERSION = 10
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
@@ -44,7 +44,8 @@ class TileRequest(ctypes.Structure):
 class Tile(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "batch_tile", "ctas_per_sm", "columns", "cta_columns", "shared_columns",
-                 "entry_blocks", "column_blocks", "packed", "chunk_blocks", "chunks")]
+                 "entry_blocks", "column_blocks", "packed", "block_cells",
+                 "chunk_blocks", "chunks")]
 
 
 class Choice(ctypes.Structure):
@@ -171,7 +172,8 @@ class PlanRequest(ctypes.Structure):
                 ("ctas_per_sm", _int), ("kernel", _int), ("columns", _int),
                 ("cta_columns", _int), ("shared_columns", _int)]
     _fields_ += [(name, _int) for name in
-                 ("entry_blocks", "column_blocks", "packed", "chunk_blocks", "chunks")]
+                 ("entry_blocks", "column_blocks", "packed", "block_cells",
+                 "chunk_blocks", "chunks")]
 
 
 class PlanSummary(ctypes.Structure):
@@ -397,9 +399,17 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     return Plan(numbers, tables)
 
 
+def _number_cells(numbering, cells):
+    """Of blocks cut into cells: those of one after the other's, along its rows; -1: not stored."""
+    within = np.arange(cells**2).reshape(cells, cells)
+    found = numbering[:, None, :, None] * cells**2 + within[:, None, :]
+    found = np.where(numbering[:, None, :, None] >= 0, found, -1)
+    return found.reshape(np.multiply(numbering.shape, cells))
+
+
 def _fitting_tile(rows, columns, numbering, tile, spare):
     """(blocks of a CTA in slots, output chunks): as many of `columns`, taken off it, as fit."""
-    size, slot_blocks = tile.chunk_blocks, max(1, tile.chunk_blocks // 4)
+    size, slot_blocks = tile.chunk_blocks, tile.entry_blocks
     slots, chunks = [], []
     while columns and len(chunks) < spare:
         first = columns[0] * size
@@ -420,9 +430,10 @@ def _fitting_tile(rows, columns, numbering, tile, spare):
 def dw_tiles_plan(layout, tile, batch_splits=1, seed=0):
     """Tiles of chunks drawn at random, blocks in random order on random warps: any will do."""
     random = np.random.default_rng(seed)
-    numbering = _number_blocks(layout, False)
+    numbering = _number_cells(_number_blocks(layout, False), tile.block_cells)
+    num_blocks, layout = int(layout.sum()), numbering >= 0
     size, ctas = tile.chunk_blocks, tile.columns // tile.cta_columns
-    slot_blocks = max(1, size // 4)
+    slot_blocks = tile.entry_blocks
     warp_slots = tile.cta_columns // DW_TILE_WARPS // slot_blocks
     inputs = list(random.permutation(-(-layout.shape[0] // size)))
     found = []  # items: input chunks, [(slots, output chunks) of each CTA]
@@ -454,7 +465,7 @@ def dw_tiles_plan(layout, tile, batch_splits=1, seed=0):
                 filling = [[(-1, -1, -1)] * slot_blocks] * (warp_slots - len(warp))
                 blocks += [block for slot in warp + filling for block in slot]
     whole = len(found) if batch_splits == 1 else int(random.integers(len(found) + 1))
-    numbers = dict(kernel=tile.kernel, num_blocks=int(layout.sum()), batch_splits=batch_splits,
+    numbers = dict(kernel=tile.kernel, num_blocks=num_blocks, batch_splits=batch_splits,
                    num_items=len(found), ctas=ctas, chunks=chunks, whole_items=whole)
     return Plan(numbers, dict(blocks=_on_device(blocks, 3),
                               items=_on_device(items, 2 + chunks)))
@@ -497,7 +508,7 @@ class Planner:
                               device.sm_count, tile.batch_tile, tile.ctas_per_sm, tile.kernel,
                               tile.columns, tile.cta_columns, tile.shared_columns,
                               tile.entry_blocks, tile.column_blocks, tile.packed,
-                              tile.chunk_blocks, tile.chunks)
+                              tile.block_cells, tile.chunk_blocks, tile.chunks)
         error = ctypes.create_string_buffer(512)
         plan = build(request, error)
         if not plan:

@@ -207,7 +207,8 @@ def test_streams_copy_activations_in_rows():
 def test_tiles_of_dw_read_the_chunks_that_their_ctas_share_once():
     slow_l2 = gpu_limits.Rates(l2=1.0, l2_multicast_2=2.0)
     items = np.array([[2, 1, 0, 1, 5], [2, 0, 0, 1, -1]])
-    pair = cuda.Tile(cuda.SM90_DW_TILES, 32, 1, 384, 192, 1, 4, 28)
+    pair = cuda.Tile(kernel=cuda.SM90_DW_TILES, batch_tile=32, columns=384, cta_columns=192,
+                     chunk_blocks=4, chunks=28)
     seconds = gpu_limits.modelled_seconds(slow_l2, work(operation="dw", block_size=16), pair,
                                           entries=items)
     assert seconds == max(4 / 2 + 1, (4 + 1) / 2) * 64 * 512 * 2

@@ -86,6 +86,7 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   target->entry_blocks = tile.entry_blocks;
   target->column_blocks = tile.column_blocks;
   target->packed = tile.packed;
+  target->block_cells = tile.block_cells;
   target->chunk_blocks = tile.chunk_blocks;
   target->chunks = tile.chunks;
   return status;

@@ -18,8 +18,14 @@ constexpr int32_t kMaxStrip = 32;       // chunks; as bits of a mask
 
 // Cycles of an H100's multiprocessor for 16 batch entries, reckoned. A chunk has 2 KB of them: from L2, which
 // gives a multiprocessor 33 bytes a cycle, and into shared memory, which takes 128. Operands of a
-// product are read from there, some 600 bytes.
-constexpr double kReadChunk = 62, kTakeChunk = 16, kSlot = 5.2, kStep = 50;
+// slot are read from there: in 16 bit, whose stages have 32 entries, some 600 bytes, 1700 where a
+// tile has few and large ones.
+constexpr double kReadChunk = 62, kTakeChunk = 16, kStep = 50;
+double SlotCycles(const DwTileTarget& target) {
+  const bool large = target.blocks / target.slot_blocks <= 64;
+  return (large ? 14 : 5.2) * 32 / target.depth;
+}
+
 // What is not hidden of the shorter of the two. A stage of the ring is on its way for so many cycles
 // besides, then copied, then used.
 constexpr double kExposed = 0.1, kLatency = 900;
@@ -173,7 +179,7 @@ double ItemCost(const Range* first, const Range* end, int32_t inputs, const DwTi
     const int32_t chunks = inputs + outputs;
     const double read = kReadChunk * (static_cast<double>(inputs) / target.ctas + outputs);
     const double warps = kWarps * CeilDiv(range->slots, kWarps);
-    const double work = kTakeChunk * chunks + kSlot * warps;
+    const double work = kTakeChunk * chunks + SlotCycles(target) * warps;
     const int32_t stages = 2 * target.chunks / chunks;
     const double turn = (kLatency * 16 / target.depth + read + work) / stages;
     cost = std::max({cost, turn, std::max(read, work) + kExposed * std::min(read, work) + kStep});
@@ -222,7 +228,7 @@ std::vector<Candidate> FindStrips(const std::vector<Strip>& rows, const DwTileTa
       const int32_t inputs = Chunks(InputsOf(strip, 0, strip.size()));
       if (inputs >= target.chunks) break;
       slots.clear();
-      for (const Patch& patch : strip) slots.push_back(patch.Slots(target.slot_blocks()));
+      for (const Patch& patch : strip) slots.push_back(patch.Slots(target.slot_blocks));
       double dearness = std::numeric_limits<double>::infinity();
       for (size_t f = 0; f < fills; ++f) {
         const Best& above = best[first][f];
@@ -272,7 +278,7 @@ struct Rounds {
 // they fill it, too. Partial sums are written and read again, holes among them not.
 Rounds FindRounds(const Candidate& candidate, int64_t num_blocks, const DwTileTarget& target) {
   const double mean = candidate.total / candidate.items;
-  const double features = 64.0 / target.chunk_blocks;
+  const double features = 2.0 * target.depth / target.chunk_blocks;
   const double partial_cycles =
       static_cast<double>(num_blocks) / candidate.items * features * features * 8 / kPartialRate;
   Rounds best;
@@ -369,11 +375,11 @@ Item MakeItem(const BlockIndex& index, const DwTileTarget& target, Interval inte
       cta.outputs.push_back(strip[p].chunk);
       AppendBlocks(index, target, interval, strip[p].chunk, &blocks);
     }
-    cta.slots = InSlots(std::move(blocks), target.slot_blocks());
+    cta.slots = InSlots(std::move(blocks), target.slot_blocks);
     if (range->pieces > 1) {
-      const int64_t slots = static_cast<int64_t>(cta.slots.size()) / target.slot_blocks();
+      const int64_t slots = static_cast<int64_t>(cta.slots.size()) / target.slot_blocks;
       const auto place = [&](int64_t piece) {
-        return cta.slots.begin() + slots * piece / range->pieces * target.slot_blocks();
+        return cta.slots.begin() + slots * piece / range->pieces * target.slot_blocks;
       };
       cta.slots = std::vector<Block>(place(range->piece), place(range->piece + 1));
     }
@@ -391,7 +397,7 @@ std::vector<Item> MakeItems(const BlockIndex& index, const std::vector<Strip>& r
       strip = Joined(strip, rows[interval.first + c], c);
     }
     std::vector<int32_t> slots;
-    for (const Patch& patch : strip) slots.push_back(patch.Slots(target.slot_blocks()));
+    for (const Patch& patch : strip) slots.push_back(patch.Slots(target.slot_blocks));
     const int32_t inputs = Chunks(InputsOf(strip, 0, strip.size()));
     const StripCut cut(slots, target, {limit, target.chunks - inputs});
     const auto& ranges = cut.ranges();
@@ -422,7 +428,7 @@ void Write(const Item& item, const DwTileTarget& target, DwTiles* out) {
     out->items.insert(out->items.end(), cta.outputs.begin(), cta.outputs.end());
     out->items.resize(row_end, -1);
 
-    const int32_t per_slot = target.slot_blocks();
+    const int32_t per_slot = target.slot_blocks;
     const int64_t slots = static_cast<int64_t>(cta.slots.size()) / per_slot;
     for (int32_t warp = 0; warp < kWarps; ++warp) {
       const size_t warp_end = out->blocks.size() + 3 * size_t(target.blocks / kWarps);
@@ -439,15 +445,33 @@ void Write(const Item& item, const DwTileTarget& target, DwTiles* out) {
   }
 }
 
-}  // namespace
+// The layout of the cells: those of a stored block are numbered after those of the one before, along its
+// rows.
+BlockIndex CellsOf(const BlockIndex& index, int32_t cells) {
+  const int64_t of_block = int64_t{cells} * cells;
+  std::vector<int32_t> coords(2 * index.num_blocks() * of_block);
+  for (int32_t k = 0; k < index.out_blocks(); ++k) {
+    for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
+      const BlockIndex::Entry& entry = index.entries()[e];
+      for (int64_t cell = 0; cell < of_block; ++cell) {
+        int32_t* const coord = &coords[2 * (entry.weight_block * of_block + cell)];
+        coord[0] = entry.in_block * cells + static_cast<int32_t>(cell / cells);
+        coord[1] = k * cells + static_cast<int32_t>(cell % cells);
+      }
+    }
+  }
+  return BlockIndex({coords.data(), static_cast<int64_t>(coords.size() / 2),
+                     index.in_blocks() * cells, index.out_blocks() * cells},
+                    /*transpose=*/false);
+}
 
-DwTiles CutIntoDwTiles(const BlockIndex& index, const DwTileTarget& target) {
+DwTiles CutCells(const BlockIndex& index, const DwTileTarget& target) {
   DwTiles tiles;
   if (index.num_blocks() == 0) return tiles;
   const std::vector<Strip> rows = FindPatches(index, target.chunk_blocks);
   int64_t patches = 0;
   for (const Strip& strip : rows) patches += static_cast<int64_t>(strip.size());
-  const int32_t slots = target.blocks / target.slot_blocks();
+  const int32_t slots = target.blocks / target.slot_blocks;
   std::vector<int32_t> limits;
   for (const double fill : kFills) {
     limits.push_back(std::max(1, static_cast<int32_t>(fill * slots)));
@@ -477,6 +501,13 @@ DwTiles CutIntoDwTiles(const BlockIndex& index, const DwTileTarget& target) {
   }
   for (const Item& item : items) Write(item, target, &tiles);
   return tiles;
+}
+
+}  // namespace
+
+DwTiles CutIntoDwTiles(const BlockIndex& index, const DwTileTarget& target) {
+  return target.block_cells == 1 ? CutCells(index, target)
+                                 : CutCells(CellsOf(index, target.block_cells), target);
 }
 
 }  // namespace bsparse

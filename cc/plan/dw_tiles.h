@@ -1,4 +1,4 @@
-// Cuts the layout into tiles for the weight gradient of small blocks: a CTA loads some chunks of
+// Cuts the layout into tiles for the weight gradient: a CTA loads some chunks of
 // inputs and of outputs once, and computes all the blocks stored where they cross.
 #ifndef BSPARSE_CC_PLAN_DW_TILES_H_
 #define BSPARSE_CC_PLAN_DW_TILES_H_
@@ -13,16 +13,15 @@ namespace bsparse {
 // What a kernel computes at once, and the device that it runs on.
 struct DwTileTarget {
   int32_t blocks;        // of a CTA, at most
-  int32_t chunk_blocks;  // side by side in a chunk of 64 features
+  int32_t block_cells;   // along each side of a block; all that follows counts these as blocks
+  int32_t slot_blocks;   // of one output column, that one product computes
+  int32_t chunk_blocks;  // side by side in a chunk
   int32_t chunks;        // of a CTA, at most, of inputs and of outputs: two stages of them fit
   int32_t ctas;          // of an item, which share their input chunks
   int32_t depth;         // batch entries of a stage
   int64_t slots;         // items that run at once
   int64_t steps;         // of the batch, of 16 entries
   int64_t max_splits;    // ranges of the batch that tiles may be cut into
-
-  // Blocks of one output column that one product computes.
-  int32_t slot_blocks() const { return chunk_blocks > 4 ? chunk_blocks / 4 : 1; }
 };
 
 struct DwTiles {

@@ -48,13 +48,17 @@ Layout Random(int32_t in_blocks, int32_t out_blocks, double density, uint32_t se
   });
 }
 
-DwTileTarget Target(int32_t block_size, int32_t ctas) {
+// As the kernels say it of 16-bit elements, or of TF32.
+DwTileTarget Target(int32_t block_size, int32_t ctas, bool tf32 = false) {
+  const int32_t cell = std::min(block_size, 32);
   DwTileTarget target{};
-  target.blocks = block_size == 16 ? 192 : 512;
-  target.chunk_blocks = 64 / block_size;
-  target.chunks = 28;
+  target.blocks = cell == 8 ? 512 : cell == 16 ? 192 : 48;
+  target.block_cells = block_size / cell;
+  target.slot_blocks = block_size == 8 ? 2 : 1;
+  target.chunk_blocks = (tf32 ? 32 : 64) / cell;
+  target.chunks = tf32 ? 56 : 28;
   target.ctas = ctas;
-  target.depth = 32;
+  target.depth = tf32 ? 16 : 32;
   target.slots = 132 / ctas;
   target.steps = 512;
   target.max_splits = 64;
@@ -66,6 +70,7 @@ void CheckTiles(const Layout& layout, const DwTileTarget& target) {
   const BlockIndex index(layout.view(), /*transpose=*/false);
   const DwTiles tiles = CutIntoDwTiles(index, target);
   const int32_t width = 2 + tiles.chunks, size = target.chunk_blocks;
+  const int32_t cells = target.block_cells;
   const int64_t ctas = int64_t{tiles.num_items} * target.ctas;
   ASSERT_EQ(static_cast<int64_t>(tiles.items.size()), ctas * width);
   ASSERT_EQ(static_cast<int64_t>(tiles.blocks.size()), ctas * target.blocks * 3);
@@ -102,7 +107,7 @@ void CheckTiles(const Layout& layout, const DwTileTarget& target) {
         ASSERT_LT(block[0], inputs * size);
         ASSERT_GE(block[1], inputs * size);
         ASSERT_LT(block[1], chunks * size);
-        if (b % target.slot_blocks() != 0) {
+        if (b % target.slot_blocks != 0) {
           EXPECT_EQ(block[1], block[1 - 3]);
           EXPECT_TRUE(block[2] >= 0 || block[0] == block[-3]);
         }
@@ -111,38 +116,55 @@ void CheckTiles(const Layout& layout, const DwTileTarget& target) {
         used[block[0] / size] = used[block[1] / size] = true;
         const int32_t c = row[2 + block[0] / size] * size + block[0] % size;
         const int32_t k = row[2 + block[1] / size] * size + block[1] % size;
-        EXPECT_EQ(c, layout.coords[2 * block[2]]);
-        EXPECT_EQ(k, layout.coords[2 * block[2] + 1]);
+        const int32_t weight = block[2] / (cells * cells), cell = block[2] % (cells * cells);
+        EXPECT_EQ(c, layout.coords[2 * weight] * cells + cell / cells);
+        EXPECT_EQ(k, layout.coords[2 * weight + 1] * cells + cell % cells);
       }
-      EXPECT_EQ(count % target.slot_blocks(), 0);
-      least = std::min(least, count / target.slot_blocks());
-      most = std::max(most, count / target.slot_blocks());
+      EXPECT_EQ(count % target.slot_blocks, 0);
+      least = std::min(least, count / target.slot_blocks);
+      most = std::max(most, count / target.slot_blocks);
     }
     EXPECT_LE(most - least, 1);
     for (int32_t chunk = inputs; chunk < chunks; ++chunk) EXPECT_TRUE(used[chunk]);
   }
-  EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks());
+  EXPECT_EQ(static_cast<int64_t>(seen.size()), index.num_blocks() * cells * cells);
+}
+
+void CheckTilesOfLayouts(const DwTileTarget& target) {
+  // As many cells, whatever a block has of them.
+  const auto check = [&](int32_t in_blocks, int32_t out_blocks, const Stored& stored) {
+    const int32_t cells = target.block_cells;
+    CheckTiles(Where((in_blocks + cells - 1) / cells, (out_blocks + cells - 1) / cells, stored),
+               target);
+  };
+  for (const double density : {0.003, 0.05, 0.4, 1.0}) {
+    SCOPED_TRACE("density " + std::to_string(density));
+    std::mt19937 random(1);
+    check(150, 117, [&](int32_t, int32_t) {
+      return std::uniform_real_distribution<>(0, 1)(random) < density;
+    });
+  }
+  check(130, 130, [](int32_t c, int32_t k) { return std::abs(c - k) < 3; });
+  check(96, 96, [](int32_t c, int32_t k) { return c / 12 == k / 12; });
+  // Hubs, and rows and columns without a block.
+  check(200, 90, [](int32_t c, int32_t k) {
+    return k == 17 || c == 40 || (c > 120 && k > 60 && c % 7 == k % 5);
+  });
+  check(1, 700, [](int32_t, int32_t) { return true; });
+  check(700, 1, [](int32_t, int32_t) { return true; });
+  check(1, 1, [](int32_t, int32_t) { return true; });
+  check(60, 60, [](int32_t c, int32_t k) { return c + k == 90; });
 }
 
 TEST(DwTiles, HoldEveryBlockOnceOfAnyLayout) {
-  for (const int32_t block_size : {8, 16}) {
-    for (const int32_t ctas : {1, 2, 4}) {
-      const DwTileTarget target = Target(block_size, ctas);
-      for (const double density : {0.003, 0.05, 0.4, 1.0}) {
-        SCOPED_TRACE(std::to_string(block_size) + ", density " + std::to_string(density));
-        CheckTiles(Random(150, 117, density, 1), target);
-      }
-      SCOPED_TRACE(std::to_string(block_size) + ", layouts of a structure");
-      CheckTiles(Where(130, 130, [](int32_t c, int32_t k) { return std::abs(c - k) < 3; }), target);
-      CheckTiles(Where(96, 96, [](int32_t c, int32_t k) { return c / 12 == k / 12; }), target);
-      // Hubs, and rows and columns without a block.
-      CheckTiles(Where(200, 90, [](int32_t c, int32_t k) {
-        return k == 17 || c == 40 || (c > 120 && k > 60 && c % 7 == k % 5);
-      }), target);
-      CheckTiles(Where(1, 700, [](int32_t, int32_t) { return true; }), target);
-      CheckTiles(Where(700, 1, [](int32_t, int32_t) { return true; }), target);
-      CheckTiles(Where(1, 1, [](int32_t, int32_t) { return true; }), target);
-      CheckTiles(Where(60, 60, [](int32_t c, int32_t k) { return c + k == 90; }), target);
+  for (const int32_t ctas : {1, 2, 4}) {
+    for (const int32_t block_size : {8, 16, 32}) {
+      SCOPED_TRACE(std::to_string(block_size) + ", CTAs " + std::to_string(ctas));
+      CheckTilesOfLayouts(Target(block_size, ctas));
+    }
+    for (const int32_t block_size : {8, 16, 32, 64, 128}) {
+      SCOPED_TRACE(std::to_string(block_size) + " in TF32, CTAs " + std::to_string(ctas));
+      CheckTilesOfLayouts(Target(block_size, ctas, /*tf32=*/true));
     }
   }
 }

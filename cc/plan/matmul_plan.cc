@@ -258,6 +258,8 @@ void MatmulDwPlan::CutTiles(const BlockIndex& index, int64_t batch) {
   const int64_t steps = BatchClass(batch, target_);
   DwTileTarget tile{};
   tile.blocks = target_.cta_columns;
+  tile.block_cells = target_.block_cells;
+  tile.slot_blocks = target_.entry_blocks;
   tile.chunk_blocks = target_.chunk_blocks;
   tile.chunks = target_.chunks;
   tile.ctas = target_.ctas();

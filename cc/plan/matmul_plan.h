@@ -21,17 +21,20 @@ struct PlanTarget {
   int32_t cta_columns = 1;  // of those, one CTA's
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
-  int32_t entry_blocks = 1;   // neighbouring blocks that an entry is made of,
+  int32_t entry_blocks = 1;   // neighbouring blocks that an entry is made of (of tiles of dw: that
+                              // one product computes),
   int32_t column_blocks = 1;  // and a column
   int32_t packed = 0;         // weight blocks are packed in the order of their use
-  int32_t chunk_blocks = 0;  // of tiles of dw: blocks side by side that are loaded together
+  int32_t block_cells = 1;   // of tiles of dw: cells along each side of a block, counted as blocks
+  int32_t chunk_blocks = 0;  // likewise: blocks side by side that are loaded together
   int32_t chunks = 0;        // of those, a CTA's, at most
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
   auto Key() const {
     return std::tuple(sm_count, batch_tile, ctas_per_sm, kernel, columns, cta_columns,
-                      shared_columns, entry_blocks, column_blocks, packed, chunk_blocks, chunks);
+                      shared_columns, entry_blocks, column_blocks, packed, block_cells,
+                      chunk_blocks, chunks);
   }
   bool operator<(const PlanTarget& other) const { return Key() < other.Key(); }
 };

@@ -35,6 +35,7 @@ bsparse::PlanTarget Target(const bsparse_plan_request& request) {
   target.entry_blocks = request.entry_blocks;
   target.column_blocks = request.column_blocks;
   target.packed = request.packed;
+  target.block_cells = request.block_cells;
   target.chunk_blocks = request.chunk_blocks;
   target.chunks = request.chunks;
   return target;

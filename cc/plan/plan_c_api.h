@@ -19,7 +19,7 @@ typedef struct {
   int64_t batch;
   int32_t sm_count, batch_tile, ctas_per_sm;
   int32_t kernel, columns, cta_columns, shared_columns;  // of a bsparse_tile
-  int32_t entry_blocks, column_blocks, packed, chunk_blocks, chunks;
+  int32_t entry_blocks, column_blocks, packed, block_cells, chunk_blocks, chunks;
 } bsparse_plan_request;
 
 // A plan and the numbers of its bsparse_matmul_plan. `tables` belongs to the plan.
