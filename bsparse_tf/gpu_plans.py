@@ -56,6 +56,7 @@ class _Summary(ctypes.Structure):
         ("num_partials", ctypes.c_int32),
         ("num_entries", ctypes.c_int32),
         ("num_packed", ctypes.c_int32),
+        ("stage_squares", ctypes.c_int32),
         ("num_blocks", ctypes.c_int32),
         ("batch_splits", ctypes.c_int32),
         ("ctas", ctypes.c_int32),

@@ -136,8 +136,15 @@ static inline int32_t bsparse_record_words(int32_t cta_columns) {
   return words;
 }
 
-// The same where weights are packed.
-enum { BSPARSE_PACKED_RECORD_WORDS = 4 };
+// The same where weights are packed. A CTA takes entries of BSPARSE_PACKED_STAGE_INPUTS features at once,
+// from the first of an item on: a stage. Where none has more than BSPARSE_SMALL_STAGE_BYTES of weights
+// there is room for one stage more.
+enum {
+  BSPARSE_UNION_OUTPUTS = 128,  // of a CTA of these families
+  BSPARSE_PACKED_RECORD_WORDS = 4,
+  BSPARSE_PACKED_STAGE_INPUTS = 64,
+  BSPARSE_SMALL_STAGE_BYTES = 6144,
+};
 
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
@@ -172,7 +179,8 @@ typedef struct {
   int32_t num_partials;    // items of those groups; each writes one float32 partial
   int32_t num_entries;
   int32_t num_blocks;      // stored blocks
-  int32_t num_packed;      // squares of packed weights
+  int32_t num_packed;      // squares of packed weights, and the most that a CTA has of them
+  int32_t stage_squares;   // in a stage
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;

@@ -96,6 +96,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
                                INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_packed", plan.num_packed, 0, plan.num_blocks));
+  RETURN_IF_FAILED(check_range("plan.stage_squares", plan.stage_squares, plan.num_packed > 0, 32));
   RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
                               group_features, sizeof(float)));
   if (args.batch == 0) return BSPARSE_OK;

@@ -207,6 +207,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     status = check_cuda(
         launch_pack_weights(pack, args.block_size, args.transpose != 0, stream), "packing weights");
     params.packed_weights = place;
+    params.stage_squares = args.plan.stage_squares;
   } else if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
     status = make_tensor_map(operand_type(args), w, args.block_size,
                              int64_t{args.plan.num_blocks} * args.block_size, width,

@@ -40,6 +40,7 @@ struct UnionMatmulParams {
   CUtensorMap x;
   CUtensorMap w;  // (blocks * bs, bs), unless weights are packed
   const void* packed_weights;  // or null
+  int32_t stage_squares;  // of them, at most
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null

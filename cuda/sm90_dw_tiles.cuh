@@ -42,18 +42,6 @@ struct DwTilesShared {
   }
 };
 
-// A place in a ring whose length the plan decides.
-struct RingCursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // The part of dw that a cluster computes next: an item, for the batch or a range of it.
 struct DwTilesWork {
   uint32_t cta;  // number of this CTA's share among those of all items
@@ -90,7 +78,7 @@ __device__ __forceinline__ void produce_dw_tiles(const TiledMatmulDwParams& para
   const int lane = threadIdx.x % 32;
   const int chunk = lane * kProducers + producer;
   const auto everyone = static_cast<uint16_t>((1u << params.ctas) - 1);
-  RingCursor cursor;
+  StageCursor cursor(shared.stages);
   for (uint32_t tile = ptx::cluster_id(); tile < params.num_tiles; tile += ptx::clusters()) {
     const DwTilesWork work(params, Traits{}, tile, rank);
     const int32_t* const row = params.items + static_cast<int64_t>(work.cta) * (2 + params.chunks);
@@ -128,7 +116,7 @@ __device__ __forceinline__ void produce_dw_tiles(const TiledMatmulDwParams& para
       batch += Traits::kDepth;
       __syncwarp();
       if (producer > 0 && lane == 0) ptx::barrier_arrive(full);
-      cursor.advance(shared.stages);
+      cursor.advance();
     }
   }
 }
@@ -154,7 +142,7 @@ __device__ __forceinline__ void consume_dw_tiles(const TiledMatmulDwParams& para
                                                  uint32_t rank) {
   const typename DwTileSlots<Traits>::Reader reader;
   DwTileFragments<Traits> fragments;
-  RingCursor cursor;
+  StageCursor cursor(shared.stages);
   for (uint32_t tile = ptx::cluster_id(); tile < params.num_tiles; tile += ptx::clusters()) {
     const DwTilesWork work(params, Traits{}, tile, rank);
     constexpr int kWarpBlocks = Traits::kBlocks / BSPARSE_DW_TILE_WARPS;
@@ -172,7 +160,7 @@ __device__ __forceinline__ void consume_dw_tiles(const TiledMatmulDwParams& para
       }
       __syncwarp();
       release_dw_tiles(params, shared, cursor.stage, fragments.mix());
-      cursor.advance(shared.stages);
+      cursor.advance();
     }
     slots.store(params.output, blocks,
                 work.partials == nullptr

@@ -59,7 +59,7 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
     release_x(params, shared, stage);
     release_w(shared, stage);
   };
-  StageCursor<Traits::kStages> cursor;
+  StageCursor cursor(shared.stages());
   ResidualBarrier residual = {shared.residual(group)};
   float sums[kAccumulators];
   DeferredRound<Traits> deferred;
@@ -114,7 +114,7 @@ template <class Traits>
 __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_kernel(const __grid_constant__ UnionMatmulParams params) {
   extern __shared__ char raw[];
-  const UnionShared<Traits> shared = {ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)};
+  const UnionShared<Traits> shared(params, raw);
   if (Traits::kPacks && threadIdx.x < Traits::kZeroBytes / 4) {
     ptx::store_shared(shared.zeros() + 4 * threadIdx.x, 0);
   }
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
 #pragma unroll
     for (int group = 0; group < kConsumers; ++group) ptx::barrier_init(shared.residual(group), 1);
 #pragma unroll 1
-    for (int stage = 0; stage < Traits::kStages; ++stage) {
+    for (int stage = 0; stage < shared.stages(); ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w
       ptx::barrier_init(shared.empty_x(stage), kConsumers * params.ctas);
       ptx::barrier_init(shared.empty_w(stage), kConsumers);

@@ -95,7 +95,7 @@ __device__ __forceinline__ void produce_dw(const UnionMatmulDwParams& params,
                                            const DwShared<Traits>& shared, int producer) {
   const int lane = threadIdx.x % 32;
   const int box = lane * kProducers + producer;
-  StageCursor<Traits::kStages> cursor;
+  StageCursor cursor(Traits::kStages);
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
     const DwTile work(params, tile);
     const int boxes = (work.item.z - work.item.y) * Traits::kBlockBoxes;
@@ -180,7 +180,7 @@ template <class Traits, int kCount>
 __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
                                             const DwShared<Traits>& shared, const DwTile& work,
                                             int first_tile,
-                                            StageCursor<Traits::kStages>& cursor) {
+                                            StageCursor& cursor) {
   using Element = typename Traits::Element;
   const auto release = [&](int stage) {
     if (threadIdx.x % 128 == 0) ptx::barrier_arrive(shared.empty(stage));
@@ -226,7 +226,7 @@ __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
 template <class Traits>
 __device__ __forceinline__ void consume_dw(const UnionMatmulDwParams& params,
                                            const DwShared<Traits>& shared, int group) {
-  StageCursor<Traits::kStages> cursor;
+  StageCursor cursor(Traits::kStages);
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
     const DwTile work(params, tile);
     const int inputs = (work.item.z - work.item.y) * Traits::kBlockSize;

@@ -107,7 +107,7 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
     release_w(shared, stage);
   };
   const Weights reader(shared, group);
-  StageCursor<Traits::kStages> cursor;  // of the stage whose weights are read next
+  StageCursor cursor(shared.stages());  // of the stage whose weights are read next
   ResidualBarrier residual = {shared.residual(group)};
   float sums[kAccumulators];
   DeferredRound<Traits> deferred;

@@ -12,7 +12,7 @@ namespace bsparse {
 // fed by producer warps. Its output columns need not be neighbours; an input block is loaded
 // once for all of them, and where CTAs form a cluster once for all of those that need it at the
 // same time (cc/plan/cluster_rounds).
-inline constexpr int kUnionOutputs = 128;
+inline constexpr int kUnionOutputs = BSPARSE_UNION_OUTPUTS;
 inline constexpr int kConsumers = 2;
 inline constexpr int kProducers = 4;  // warps
 inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
@@ -33,6 +33,9 @@ constexpr UnionTile union_tile(int features, int element_size, bsparse_kernel fa
   const int depth = features < most ? features : most;
   return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, depth < most ? 64 / depth : 1};
 }
+
+// Stages of a ring with packed weights, at most.
+inline constexpr int kMaxPackedStages = 8;
 
 // Whether union tiles multiply weights out of registers, where a missing block is a register of zeros:
 // those of which 64 outputs are several. Such weights are packed before (pack_weights.cu).

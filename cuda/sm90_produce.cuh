@@ -110,7 +110,7 @@ template <class Traits, class Queue, int kTurns>
 __device__ __forceinline__ void produce(const UnionMatmulParams& params,
                                         const UnionShared<Traits>& shared, int turn) {
   const bool elected = ptx::elected();
-  StageCursor<Traits::kStages> cursor;
+  StageCursor cursor(shared.stages());
   cursor.advance(turn);
   int first = turn;  // of the tile's stages the first that is this warp's
   TileWalk walk(params);

@@ -8,28 +8,30 @@
 
 namespace bsparse {
 
-// A place in the ring of stages, and the parity of its phase.
-template <int kStages>
+// A place in a ring of so many stages, and the parity of its phase.
 struct StageCursor {
+  const int stages;
   int stage = 0;
   uint32_t parity = 0;
+
+  __device__ __forceinline__ explicit StageCursor(int stages) : stages(stages) {}
+
   __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
+    if (++stage == stages) {
       stage = 0;
       parity ^= 1;
     }
   }
 
-  // By fewer than 2 * kStages.
-  __device__ __forceinline__ void advance(int stages) {
-    stage += stages;
-    if (stage >= kStages) {
-      stage -= kStages;
-      parity ^= 1;
-    }
-    if (stage >= kStages) {
-      stage -= kStages;
-      parity ^= 1;
+  // By fewer than twice as many.
+  __device__ __forceinline__ void advance(int by) {
+    stage += by;
+#pragma unroll
+    for (int round = 0; round < 2; ++round) {
+      if (stage >= stages) {
+        stage -= stages;
+        parity ^= 1;
+      }
     }
   }
 };

@@ -75,12 +75,14 @@ struct Sm90MatmulTraits {
 
   static constexpr int kZeroBytes = 512;
   static constexpr int kControlBytes = kPacks ? 2048 : 1024;  // barriers, masks, tables, zeros
-  static constexpr int kStages =
-      (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / kStageBytes;
+  static constexpr int kRingBytes =
+      (kMaxSharedBytes - 1024 - kControlBytes - kConsumers * kGroupBytesY) / 1024 * 1024;
+  static constexpr int kStages = kRingBytes / kStageBytes;  // at least: UnionShared::stages()
+  static constexpr int kMaxStages = kPacks ? kMaxPackedStages : kStages;
   static constexpr int kSharedBytes =
-      1024 + kControlBytes + kConsumers * kGroupBytesY + kStages * kStageBytes;
-  static_assert(kStages >= 3 && kStages * 28 + 8 * kConsumers <= 256 && kStages * 128 <= 1024,
-                "a ring of a sensible length");
+      1024 + kControlBytes + kConsumers * kGroupBytesY + kRingBytes;
+  static_assert(kStages >= 3 && kMaxStages * 28 + 8 * kConsumers <= 256, "a sensible ring");
+  static_assert(!kPacks || 256 + kMaxStages * 128 + kZeroBytes <= kControlBytes);
 
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
   static constexpr int kSteps = kRowBytes / 32;
@@ -100,29 +102,44 @@ struct Sm90MatmulTraits {
 template <class Traits>
 struct UnionShared {
   uint32_t base;
+  uint32_t packed_stage_bytes;
+  int packed_stages;
 
+  // Of packed weights a plan says what its fullest stage holds, and the ring has as many as find room.
+  __device__ __forceinline__ UnionShared(const UnionMatmulParams& params, const void* raw)
+      : base(ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)) {
+    const int squares = Traits::kPacks ? params.stage_squares : 0;
+    packed_stage_bytes = Traits::kEntries * Traits::kEntryBytesX +
+                         (squares * Traits::kSquareBytes + 1023) / 1024 * 1024;
+    packed_stages = min(Traits::kRingBytes / packed_stage_bytes, Traits::kMaxStages);
+  }
+
+  __device__ __forceinline__ int stages() const {
+    return Traits::kPacks ? packed_stages : Traits::kStages;
+  }
   __device__ __forceinline__ uint32_t x(int stage, int entry) const {
-    return base + stage * Traits::kStageBytes + entry * Traits::kEntryBytesX;
+    return base + stage * (Traits::kPacks ? packed_stage_bytes : Traits::kStageBytes) +
+           entry * Traits::kEntryBytesX;
   }
   __device__ __forceinline__ uint32_t w(int stage, int entry) const {
     return x(stage, Traits::kEntries) + entry * Traits::kEntryBytesW;
   }
   __device__ __forceinline__ uint32_t y(int group) const {
-    return base + Traits::kStages * Traits::kStageBytes + group * Traits::kGroupBytesY;
+    return base + Traits::kRingBytes + group * Traits::kGroupBytesY;
   }
   __device__ __forceinline__ uint32_t full(int stage) const {
     return y(kConsumers) + 8 * stage;
   }
   // x is written by any CTA of the cluster, w by this one alone.
   __device__ __forceinline__ uint32_t empty_x(int stage) const {
-    return full(Traits::kStages) + 8 * stage;
+    return full(Traits::kMaxStages) + 8 * stage;
   }
   __device__ __forceinline__ uint32_t empty_w(int stage) const {
-    return empty_x(Traits::kStages) + 8 * stage;
+    return empty_x(Traits::kMaxStages) + 8 * stage;
   }
   // The residual has come to where a warpgroup stages y.
   __device__ __forceinline__ uint32_t residual(int group) const {
-    return empty_w(Traits::kStages) + 8 * group;
+    return empty_w(Traits::kMaxStages) + 8 * group;
   }
   // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage.
   __device__ __forceinline__ uint32_t mask(int stage) const {

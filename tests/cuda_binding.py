@@ -24,6 +24,7 @@ ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
 PACKED_RECORD_WORDS = 4
+UNION_OUTPUTS, PACKED_STAGE_INPUTS = 128, 64
 SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM, SM90_DW_TILES = range(7)
 DW_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
@@ -59,7 +60,7 @@ class Choice(ctypes.Structure):
 class MatmulPlan(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "columns", "num_items", "num_splits", "num_partials", "num_entries",
-                 "num_blocks", "num_packed")]
+                 "num_blocks", "num_packed", "stage_squares")]
     _fields_ += [(name, _pointer) for name in ("items", "entries", "splits", "groups")]
 
 
@@ -179,7 +180,7 @@ class PlanRequest(ctypes.Structure):
 class PlanSummary(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
-                 "num_blocks", "batch_splits", "ctas", "chunks", "whole_items")]
+                 "stage_squares", "num_blocks", "batch_splits", "ctas", "chunks", "whole_items")]
     _fields_ += [("tables", ctypes.POINTER(_int)), ("tables_size", _long),
                  ("items_offset", _long), ("entries_offset", _long), ("splits_offset", _long),
                  ("groups_offset", _long), ("balance", ctypes.c_double)]
@@ -352,6 +353,16 @@ def _pack_records(rows, tile, units, order):
     return packed.reshape(len(rows), packed[:1].size or 1).tolist()
 
 
+def _fullest_stage(entries, items, tile):
+    """The most squares of a CTA in what it takes at once."""
+    side = UNION_OUTPUTS // tile.cta_columns
+    stage = PACKED_STAGE_INPUTS * tile.column_blocks // (side * tile.entry_blocks)
+    masks = np.array(entries, np.int32).reshape(len(entries), -1, PACKED_RECORD_WORDS)[..., 3]
+    squares = [[bin(np.uint32(mask)).count("1") for mask in row] for row in masks.view(np.uint32)]
+    return max((int(np.sum(squares[begin:min(begin + stage, end)], axis=0).max())
+                for _, first, end, _ in items for begin in range(first, end, stage)), default=0)
+
+
 def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     """Groups of columns with more than `segment` input blocks are split.
 
@@ -395,6 +406,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
                   splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
     if tile.packed:  # the order lies behind the entries
         flat = np.concatenate([np.ravel(np.asarray(part, np.int32)) for part in (entries, order)])
+        numbers["stage_squares"] = _fullest_stage(entries, items, tile)
         tables["entries"] = _on_device(flat, 1)
     return Plan(numbers, tables)
 
@@ -524,7 +536,8 @@ class Planner:
             layout, batch, device, tile,
             lambda request, error: self._library.bsparse_plan_matmul(
                 ctypes.byref(request), int(transpose), error, len(error)))
-        names = ("num_items", "num_splits", "num_partials", "num_entries", "num_packed")
+        names = ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
+                 "stage_squares")
         numbers = dict(kernel=tile.kernel, columns=tile.columns, num_blocks=int(layout.sum()),
                        **{name: getattr(summary, name) for name in names})
         return Plan(numbers, dict(

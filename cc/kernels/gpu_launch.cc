@@ -103,6 +103,7 @@ bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, int64_t num_blocks,
   out.num_entries = static_cast<int32_t>(plan.num_entries());
   out.num_blocks = static_cast<int32_t>(num_blocks);
   out.num_packed = plan.num_packed();
+  out.stage_squares = plan.stage_squares();
   out.items = device_tables + plan.items_offset();
   out.entries = device_tables + plan.entries_offset();
   out.splits = device_tables + plan.splits_offset();

@@ -125,6 +125,10 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
     if (is_union()) {
       AppendRounds(index, groups.data() + int64_t{g} * target.columns, target.ctas(),
                    target.cta_columns, record_words, &entries);
+      if (units != nullptr) {
+        KeepStagesSmall(*units, target.ctas(), target.cta_columns,
+                        static_cast<size_t>(offsets.back()) * words, &entries);
+      }
     } else {
       AppendEntries(index, g, &entries);
     }
@@ -162,6 +166,15 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
   std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
     return a.last_entry - a.first_entry > b.last_entry - b.first_entry;
   });
+
+  if (units != nullptr) {
+    const PackedStage stage =
+        StageOf(target.entry_blocks, target.column_blocks, target.cta_columns);
+    for (const Item& item : items) {
+      stage_squares_ = std::max(stage_squares_, FullestStage(entries, item.first_entry,
+                                                             item.last_entry, target.ctas(), stage));
+    }
+  }
 
   num_items_ = static_cast<int32_t>(items.size());
   num_splits_ = static_cast<int32_t>(splits.size());

@@ -67,6 +67,7 @@ class MatmulPlan {
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }
   int32_t num_packed() const { return num_packed_; }
+  int32_t stage_squares() const { return stage_squares_; }
 
   // items (num_items, 4), entries (num_entries, entry_words), of packed plans the order
   // of weight blocks, splits (num_splits, 3), groups (groups, columns), one after the other. Of streams
@@ -98,6 +99,7 @@ class MatmulPlan {
   int64_t num_entries_ = 0;
   int64_t num_ordered_ = 0;  // weight blocks
   int32_t num_packed_ = 0;
+  int32_t stage_squares_ = 0;
   std::vector<int32_t> tables_;
 };
 

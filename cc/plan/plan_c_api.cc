@@ -71,6 +71,7 @@ void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summa
     summary->num_partials = matmul.num_partials();
     summary->num_entries = static_cast<int32_t>(matmul.num_entries());
     summary->num_packed = matmul.num_packed();
+    summary->stage_squares = matmul.stage_squares();
     summary->tables = matmul.tables().data();
     summary->tables_size = static_cast<int64_t>(matmul.tables().size());
     summary->items_offset = matmul.items_offset();

@@ -25,7 +25,8 @@ typedef struct {
 // A plan and the numbers of its bsparse_matmul_plan. `tables` belongs to the plan.
 typedef struct {
   int32_t num_items;
-  int32_t num_splits, num_partials, num_entries, num_packed;  // of a matmul plan
+  int32_t num_splits, num_partials, num_entries;  // of a matmul plan
+  int32_t num_packed, stage_squares;             // likewise
   int32_t num_blocks, batch_splits;             // of a weight-gradient plan
   int32_t ctas, chunks, whole_items;            // likewise, of tiles
   const int32_t* tables;

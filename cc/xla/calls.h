@@ -80,6 +80,7 @@ struct MatmulGpu {
   int32_t num_partials = 0;
   int32_t num_entries = 0;
   int32_t num_packed = 0;
+  int32_t stage_squares = 0;
   int64_t entries_offset = 0;
   int64_t splits_offset = 0;
   int64_t groups_offset = 0;
@@ -95,6 +96,7 @@ struct MatmulGpu {
     visitor("num_partials", self.num_partials);
     visitor("num_entries", self.num_entries);
     visitor("num_packed", self.num_packed);
+    visitor("stage_squares", self.stage_squares);
     visitor("entries_offset", self.entries_offset);
     visitor("splits_offset", self.splits_offset);
     visitor("groups_offset", self.groups_offset);
@@ -182,7 +184,7 @@ struct SmallWorld {
 };
 
 // Of the plan of one product: the numbers of a MatmulGpu, and where the plan's tables begin.
-inline constexpr int kSmallWorldPlanNumbers = 12;
+inline constexpr int kSmallWorldPlanNumbers = 13;
 inline constexpr char kSmallWorldForward[] = "forward";        // attributes on a GPU: int32 numbers
 inline constexpr char kSmallWorldTransposed[] = "transposed";  // of the plans, one after the other
 inline constexpr char kSmallWorldFloat32Math[] = "float32_math";

@@ -32,6 +32,7 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
   args->plan.num_entries = gpu.num_entries;
   args->plan.num_blocks = gpu.num_blocks;
   args->plan.num_packed = gpu.num_packed;
+  args->plan.stage_squares = gpu.stage_squares;
   args->plan.items = tables;
   args->plan.entries = tables + gpu.entries_offset;
   args->plan.splits = tables + gpu.splits_offset;
@@ -73,7 +74,7 @@ inline void WriteSmallWorldPlan(const bsparse_matmul_plan& plan, const int32_t* 
   numbers->insert(numbers->end(),
                   {plan.kernel, plan.columns, plan.num_items, plan.num_splits, plan.num_partials,
                    plan.num_entries, plan.num_blocks, offset(plan.items), offset(plan.entries),
-                   offset(plan.splits), offset(plan.groups), plan.num_packed});
+                   offset(plan.splits), offset(plan.groups), plan.num_packed, plan.stage_squares});
 }
 
 inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int32_t* tables) {
@@ -90,6 +91,7 @@ inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int3
   plan.splits = tables + numbers[9];
   plan.groups = tables + numbers[10];
   plan.num_packed = numbers[11];
+  plan.stage_squares = numbers[12];
   return plan;
 }
 

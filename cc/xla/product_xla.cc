@@ -195,6 +195,7 @@ class MatmulXlaOp final : public XlaOpKernel {
     gpu.num_partials = plan->num_partials();
     gpu.num_entries = static_cast<int32_t>(plan->num_entries());
     gpu.num_packed = plan->num_packed();
+    gpu.stage_squares = plan->stage_squares();
     gpu.entries_offset = plan->entries_offset();
     gpu.splits_offset = plan->splits_offset();
     gpu.groups_offset = plan->groups_offset();
