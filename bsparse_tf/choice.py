@@ -40,8 +40,8 @@ _DENSE_REASONS = (
 _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
-    "not the Hopper family: that is for float16 and bfloat16, and for TF32 in fprop and dx with "
-    "features last and a batch above 64",
+    "not the Hopper family: that is for float16 and bfloat16, and for TF32 in dw, and in fprop and dx "
+    "with features last and a batch above 64",
     "not the Hopper family: with TF32 its blocks are 32 and more, of 16 bit with a batch up to 64 in "
     "fprop and dx 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
@@ -54,8 +54,7 @@ _VARIANT_REASONS = {
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
-    "sm90 dw tiles": "tiles of the layout: small blocks that share inputs and outputs share their "
-    "loads",
+    "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",
 }
 
 _CLUSTER_REASON = (

@@ -2,6 +2,7 @@
 
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
+#include "cuda/sm90_dw_tiles_policy.cuh"
 
 namespace bsparse {
 namespace {
@@ -151,7 +152,10 @@ bsparse_status check_matmul_dw(const bsparse_matmul_dw_args& args) {
   RETURN_IF_FAILED(check_size("workspace", plan.num_blocks,
                               plan.batch_splits * (int64_t{args.num_pairs} + 1),
                               int64_t{args.block_size} * args.block_size, sizeof(float)));
-  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, 0, plan.num_blocks));
+  const int cells =
+      plan.kernel == BSPARSE_SM90_DW_TILES ? args.block_size / dw_tile_cell(args.block_size) : 1;
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, 0,
+                               int64_t{plan.num_blocks} * cells * cells));
   RETURN_IF_FAILED(check_range("plan.whole_items", plan.whole_items, 0, plan.num_items));
   if (plan.num_blocks == 0) return BSPARSE_OK;
   if (plan.num_items > 0) RETURN_IF_FAILED(check_pointer("plan.items", plan.items, 16));

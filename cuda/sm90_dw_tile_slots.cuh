@@ -162,8 +162,8 @@ struct DwMatrixReader {
   }
 };
 
-// The same word by word, of 32-bit elements with features along the rows. Two neighbouring features
-// are read at once: the first is a row of the first 8 of 16, the second of the last 8. In which order
+// The same by words, of 32-bit elements with features along the rows. Of x two neighbouring features are
+// read at once: the first is a row of the first 8 of 16, the second of the last 8. In which order
 // products take batch entries does not matter if it is the same in both operands: here the even ones of a
 // step come first, so that no two lanes meet at a bank.
 template <class Traits>
@@ -177,7 +177,7 @@ struct DwWordReader {
     for (int odd = 0; odd < 2; ++odd) {
       const int batch = 2 * (lane % 4) + odd;
       x[odd] = lane_offset(batch, 2 * (Traits::kBlockSize == 8 ? row % 4 : row));
-      dy[odd] = lane_offset(batch, Traits::kBlockSize == 8 ? row : 2 * row);
+      dy[odd] = lane_offset(batch, row);
     }
   }
 
@@ -188,27 +188,27 @@ struct DwWordReader {
     return ptx::kept(swizzled(batch * Traits::kRowBytes + 4 * feature, Traits::kRowBytes));
   }
 
+  // `part`: in bytes along a row.
   static __device__ __forceinline__ uint32_t address(uint32_t stage, uint32_t place, uint32_t lane,
-                                                     int part, int step) {
-    return stage + (place ^ 64 * part ^ lane) + 8 * step * Traits::kRowBytes;
+                                                     uint32_t part, int step) {
+    return stage + (place ^ part ^ lane) + 8 * step * Traits::kRowBytes;
   }
 
   __device__ __forceinline__ void read_x(uint32_t reads, uint32_t (&to)[4], uint32_t stage,
                                          uint32_t place, int part, int step) const {
-    load_if(reads, to[0], to[1], address(stage, place, x[0], part, step));
-    load_if(reads, to[2], to[3], address(stage, place, x[1], part, step));
+    load_if(reads, to[0], to[1], address(stage, place, x[0], 64 * part, step));
+    load_if(reads, to[2], to[3], address(stage, place, x[1], 64 * part, step));
   }
 
   __device__ __forceinline__ void read_dy(uint32_t reads, uint32_t (&to)[4], uint32_t stage,
                                           uint32_t place, int part, int step) const {
-    const uint32_t even = address(stage, place, dy[0], part, step);
-    const uint32_t odd = address(stage, place, dy[1], part, step);
-    if constexpr (Traits::kBlockSize == 8) {
-      load_if(reads, to[0], even);
-      load_if(reads, to[1], odd);
-    } else {
-      load_if(reads, to[0], to[2], even);
-      load_if(reads, to[1], to[3], odd);
+#pragma unroll
+    for (int octet = 0; octet < (Traits::kBlockSize == 8 ? 1 : 2); ++octet) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        load_if(reads, to[2 * octet + odd],
+                address(stage, place, dy[odd], 64 * part + 32 * octet, step));
+      }
     }
   }
 };
@@ -301,22 +301,25 @@ class DwTileSlots {
         const int block = i * kSlotBlocks + block_of(row);
         const int number = blocks[3 * block + 2];
         if (number < 0) continue;
-        const int input = input_of(row);
+        const int input = input_of(row), output_pair = 2 * (threadIdx.x % 4);
+        const auto& octets = sums_[i][row / 2];
+        const int first = 2 * (row % 2);
         if (partials != nullptr) {
-          float* const to = partials + block * Traits::kBlockElements + input * kBlockSize;
+          float* const to =
+              partials + block * Traits::kBlockElements + input * kBlockSize + output_pair;
 #pragma unroll
-          for (int pair = 0; pair < Traits::kOctets; ++pair) {
-            *reinterpret_cast<float2*>(to + output_of(pair)) = sums_of(i, row, pair);
+          for (int octet = 0; octet < Traits::kOctets; ++octet) {
+            *reinterpret_cast<float2*>(to + 8 * octet) = {octets[octet][first],
+                                                          octets[octet][first + 1]};
           }
           continue;
         }
         const DwCell cell(number, Traits::kStoredBlockSize, kBlockSize);
         const float scale = output.scale(cell.weight);
 #pragma unroll
-        for (int pair = 0; pair < Traits::kOctets; ++pair) {
-          const float2 sums = sums_of(i, row, pair);
-          output.store<typename Traits::Element>(cell.element(input, output_of(pair)), scale,
-                                                 sums.x, sums.y);
+        for (int octet = 0; octet < Traits::kOctets; ++octet) {
+          output.store<typename Traits::Element>(cell.element(input, output_pair + 8 * octet), scale,
+                                                 octets[octet][first], octets[octet][first + 1]);
         }
       }
     }
@@ -324,35 +327,18 @@ class DwTileSlots {
 
  private:
   static constexpr int kBlockSize = Traits::kBlockSize;
-  // Rows, and octets, are two neighbouring features of each pair (DwWordReader).
-  static constexpr bool kPairsFeatures = !Traits::kLoadsMatrices;
+  // Two rows of a lane are neighbouring inputs (DwWordReader).
+  static constexpr bool kPairsRows = !Traits::kLoadsMatrices;
 
-  // Where this lane's sums belong: of a row the block in its slot, and the input; of each pair of sums
-  // the first output.
+  // Where a row of this lane belongs: the block in its slot, and the input.
   static __device__ __forceinline__ int block_of(int row) {
     if constexpr (kSlotBlocks == 1) return 0;
-    return kPairsFeatures ? Reader::block_of_lane() : row;
+    return kPairsRows ? Reader::block_of_lane() : row;
   }
   static __device__ __forceinline__ int input_of(int row) {
     const int g = threadIdx.x % 32 / 4;
-    if constexpr (kSlotBlocks == 2) return kPairsFeatures ? 2 * (g % 4) + row : g;
-    return kPairsFeatures ? 16 * (row / 2) + 2 * g + row % 2 : 8 * row + g;
-  }
-  static __device__ __forceinline__ int output_of(int pair) {
-    const int t = threadIdx.x % 4;
-    if constexpr (kPairsFeatures && Traits::kOctets > 1) {
-      return 16 * (pair / 2) + 4 * t + 2 * (pair % 2);
-    }
-    return 8 * pair + 2 * t;
-  }
-  __device__ __forceinline__ float2 sums_of(int i, int row, int pair) const {
-    const auto& octets = sums_[i][row / 2];
-    const int half = 2 * (row % 2);
-    if constexpr (kPairsFeatures && Traits::kOctets > 1) {
-      const int octet = pair / 2 * 2, e = half + pair % 2;
-      return {octets[octet][e], octets[octet + 1][e]};
-    }
-    return {octets[pair][half], octets[pair][half + 1]};
+    if constexpr (kSlotBlocks == 2) return kPairsRows ? 2 * (g % 4) + row : g;
+    return kPairsRows ? 16 * (row / 2) + 2 * g + row % 2 : 8 * row + g;
   }
 
   // Places are multiples of 16 below 2^17: one in bits 4 to 16, one in bits 17 to 29.

@@ -62,8 +62,9 @@ inline constexpr int kDwTileGroup = 4;  // slots after which a warp asks whether
 inline constexpr int kDwTileRegisters = 232;
 inline constexpr int kDwTileProducerRegisters = 40;
 
-// CTAs that share their input chunks, each of which one of them copies for all.
-constexpr int wanted_dw_tile_ctas() { return 2; }
+// CTAs that share their input chunks, each of which one of them copies for all. Tiles of blocks of 128 have
+// few chunks for what they compute.
+constexpr int wanted_dw_tile_ctas(int block_size) { return block_size == 128 ? 1 : 2; }
 
 }  // namespace bsparse
 
