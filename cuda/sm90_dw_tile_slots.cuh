@@ -214,10 +214,10 @@ struct DwWordReader {
 };
 
 // Operands in registers: what is kept, and what is read for every slot, of a slot of one part for those
-// ahead, too.
+// ahead, too. Words leave fewer registers, as each has an address of its own.
 template <class Traits>
 struct DwTileFragments {
-  static constexpr int kAhead = kDwTileAhead;
+  static constexpr int kAhead = Traits::kLoadsMatrices ? kDwTileAhead : 1;
   static constexpr int kReads = Traits::kParts == 1 ? kAhead + 1 : Traits::kParts;
   uint32_t kept[Traits::kParts][4] = {};
   uint32_t read[kReads][4] = {};

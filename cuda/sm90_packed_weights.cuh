@@ -147,13 +147,10 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
       if (now == 0) release(stage);
       pending = now != 0 ? stage : -1;
       bool waits = !last;
-      if (waits) {
-        const bool over = ptx::barrier_is_over(shared.full(cursor.stage), cursor.parity);
-        if (__shfl_sync(~0u, static_cast<int>(over), 0) != 0) {
-          steps = reader.read(cursor.stage, next);
-          ptx::wgmma_fence();  // here, or the compiler serialises all products
-          waits = false;
-        }
+      if (waits && has_come(shared.full(cursor.stage), cursor.parity)) {
+        steps = reader.read(cursor.stage, next);
+        ptx::wgmma_fence();  // here, or the compiler serialises all products
+        waits = false;
       }
       if (now != 0) multiply_rest<Traits>(now & (now - 1), x, these, sums);
       if (waits) {

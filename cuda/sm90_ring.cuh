@@ -36,12 +36,17 @@ struct StageCursor {
   }
 };
 
+// Whether a stage has come, the same in all lanes of the warp: what depends on it is the whole warp's.
+__device__ __forceinline__ bool has_come(uint32_t full, uint32_t parity) {
+  return __shfl_sync(~0u, static_cast<int>(ptx::barrier_is_over(full, parity)), 0) != 0;
+}
+
 // Waits until a stage has come. If it has not, the products of the `pending` stage (or -1) are waited
 // for and that one is released first: copies on their way are what is short then.
 template <class Release>
 __device__ __forceinline__ void wait_for_stage(uint32_t full, uint32_t parity, int& pending,
                                                const Release& release) {
-  if (pending >= 0 && !ptx::barrier_is_over(full, parity)) {
+  if (pending >= 0 && !has_come(full, parity)) {
     ptx::wgmma_wait<0>();
     release(pending);
     pending = -1;
