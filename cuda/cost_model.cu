@@ -10,8 +10,9 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
-// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 with features last: blocks of 32 and more
-// measured likewise, but at the clocks of a GPU that has idled, at density 1 reckoned. Other TF32, and
+// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. dw in TF32 likewise. Its fprop and dx with
+// features last: blocks of 32 and more measured likewise, but at the clocks of a GPU that has idled, at
+// density 1 reckoned. Other TF32, and
 // float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
 // them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
 // but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never
@@ -33,16 +34,23 @@ constexpr Rates kMatmul16[5][2] = {
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
     {{{160, 207, 215}}, {{160, 207, 215}}},
-    {{{170, 204, 205}}, {{142, 180, 185}}},
+    {{{156, 304, 345}}, {{174, 323, 345}}},
     {{{243, 340, 330}}, {{243, 340, 330}}},
     {{{430, 570, 590}}, {{430, 570, 590}}},
 };
 // [block size]
 constexpr Rates kMatmulTf32Last[5] = {
     {{8, 8, 8}}, {{27, 27, 27}}, {{82, 130, 190}}, {{119, 205, 290}}, {{146, 235, 310}}};
+// [block size][feature axis]
+constexpr Rates kMatmulDwTf32[5][2] = {
+    {{{54, 66, 66}}, {{47, 56, 56}}},
+    {{{78, 105, 106}}, {{75, 86, 86}}},
+    {{{94, 168, 170}}, {{99, 134, 137}}},
+    {{{110, 163, 165}}, {{95, 126, 128}}},
+    {{{148, 201, 205}}, {{109, 145, 148}}},
+};
 // [block size], at any density
 constexpr double kMatmulTf32[5] = {8, 27, 80, 110, 115};
-constexpr double kMatmulDwTf32[5] = {6, 21, 42, 68, 96};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {3, 11, 30, 31, 32};
@@ -82,7 +90,9 @@ double sparse_rate(const bsparse_tile_request& request, int row) {
   if (request.float32_math == BSPARSE_FLOAT32_TF32X3) {
     return request.is_dw ? kMatmulDwTf32x3[row] : kMatmulTf32x3[row];
   }
-  if (request.is_dw) return kMatmulDwTf32[row];
+  if (request.is_dw) {
+    return interpolate(kMatmulDwTf32[row][request.feature_axis == 1 ? 1 : 0], request.density);
+  }
   if (request.feature_axis == 1) return interpolate(kMatmulTf32Last[row], request.density);
   return kMatmulTf32[row];
 }

@@ -111,11 +111,18 @@ def matmul(block_size, density, feature_axis=1, features=8192):
     [
         # Hopper and its variants.
         ((64, 0.1), 8192, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
-        ((32, 0.1), 8192, "float16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
+        ((32, 0.1), 8192, "float16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
         ((64, 0.1), 16, "bfloat16", {}, "sm90 small", ["sparse kernels", "suits", "small variant"]),
         ((64, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
         ((16, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((32, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90 dw tiles",
+         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((32, 0.01), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse", "suits"]),
+        ((64, 0.1), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
+         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((128, 0.1, 0), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
+         ["sparse kernels", "suits", "tiles of the layout"]),
         ((8, 0.05, 0), 8192, "float16", dict(product="dw"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((16, 0.01, 0), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse", "suits"]),
@@ -125,9 +132,9 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((16, 0.1, 0), 128, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
-        ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 4"]),
+        ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
         ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
-        ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
+        ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.01), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "with TF32"]),
         ((64, 0.1), 8192, "float32", dict(precision="tf32x3"), "sm80", ["sparse", "for float16"]),
         # What keeps a product from them, one thing at a time.
@@ -135,14 +142,15 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
         ((64, 0.1, 0), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "features last"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm80 small", ["sparse", "16 and more", "small variant"]),
-        ((8, 0.01), 8192, "bfloat16", {}, "sm80", ["sparse", "blocks are 16"]),
+        ((8, 0.01), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 4"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
         ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "small var"]),
         # The dense matrix.
         ((8, 0.5), 8192, "bfloat16", {}, "dense", [": dense"]),
         ((8, 0.5), 8192, "bfloat16", dict(product="dw", gated=True), "dense", [": dense"]),
-        ((8, 0.5), 8192, "bfloat16", dict(gated=True), "sm80", ["with a gate", "blocks are 16"]),
+        ((8, 0.5), 8192, "bfloat16", dict(gated=True), "sm90",
+         ["with a gate", "suits", "clusters of 2"]),
     ],
 )
 def test_family_and_the_rules_that_chose_it(problem, batch, dtype, options, family, reasons):
@@ -203,15 +211,15 @@ def test_the_plan_is_cut_for_the_chosen_tile(product):
     found = plan.explain(layer, 1000, "bfloat16", product, device="sm_90")
     tile = found.choice.tile
     if product == "dw":
-        stored = found.plan.blocks[:, 2]
+        stored = found.plan.blocks[..., 2]
+        stored = stored[stored >= 0]
     else:
         assert found.plan.groups.shape[1] == tile.columns
         assert found.plan.batch_tiles == -(-1000 // tile.batch_tile)
         outputs = layer.CB if product == "dx" else layer.KB
         columns = found.plan.groups[found.plan.groups >= 0]
         np.testing.assert_array_equal(np.sort(columns), np.arange(outputs))
-        stored = found.plan.entries[..., 2:]
-        stored = stored[stored >= 0]
+        stored = found.plan.order[found.plan.order >= 0]  # blocks of 32 are packed
     np.testing.assert_array_equal(np.sort(stored), np.arange(layer.blocks))
     assert f"{product} of {3072 if product == 'dx' else 2048} ->" in str(found)
 
