@@ -138,7 +138,8 @@ bsparse_status launch_tiles(const bsparse_matmul_dw_args& args, const Pairs& pai
                 plan.chunks, kMaxUnionCtas, max_dw_tile_chunks(size));
   }
   TiledMatmulDwParams params{};
-  bsparse_status status = map_pairs(args, pairs, kernel, dw_tile_chunk_features(size), params.x, params.dy);
+  bsparse_status status =
+      map_pairs(args, pairs, kernel, dw_tile_chunk_features(size), params.x, params.dy);
   if (status != BSPARSE_OK) return status;
   params.stages = cut_stages(pairs, kernel.depth, plan.batch_splits);
   params.output = dw_output(args);
