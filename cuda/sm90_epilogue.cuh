@@ -5,14 +5,10 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_swizzle.cuh"
 #include "cuda/sm90_union.cuh"
 
 namespace bsparse {
-
-// The copy engine swizzles the 16-byte chunks of a row.
-__device__ __forceinline__ uint32_t swizzled(uint32_t offset, int row_bytes) {
-  return offset ^ (offset >> 3 & (row_bytes - 16));
-}
 
 // A warpgroup waits here for its boxes of the residual, which one thread asks for.
 struct ResidualBarrier {
