@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 10
+#define BSPARSE_CUDA_API_VERSION 11
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -179,8 +179,8 @@ typedef struct {
   int32_t num_partials;    // items of those groups; each writes one float32 partial
   int32_t num_entries;
   int32_t num_blocks;      // stored blocks
-  int32_t num_packed;      // squares of packed weights, and the most that a CTA has of them
-  int32_t stage_squares;   // in a stage
+  int32_t num_packed;      // squares of packed weights
+  int32_t stage_squares;   // of them, the most that a CTA has in a stage
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;

@@ -168,7 +168,7 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
   });
 
   if (units != nullptr) {
-    const PackedStage stage =
+    const StageShape stage =
         StageOf(target.entry_blocks, target.column_blocks, target.cta_columns);
     for (const Item& item : items) {
       stage_squares_ = std::max(stage_squares_, FullestStage(entries, item.first_entry,

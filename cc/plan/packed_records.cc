@@ -62,7 +62,7 @@ UnitIndex GatherUnits(const BlockIndex& index, int32_t entry_blocks, int32_t col
           std::move(weight_blocks)};
 }
 
-PackedStage StageOf(int32_t entry_blocks, int32_t column_blocks, int32_t cta_columns) {
+StageShape StageOf(int32_t entry_blocks, int32_t column_blocks, int32_t cta_columns) {
   constexpr int32_t kElementBytes = 2;  // no others are packed
   const int32_t side = BSPARSE_UNION_OUTPUTS / cta_columns;  // of a square
   return {BSPARSE_PACKED_STAGE_INPUTS / (side * entry_blocks / column_blocks),
@@ -71,7 +71,7 @@ PackedStage StageOf(int32_t entry_blocks, int32_t column_blocks, int32_t cta_col
 
 void KeepStagesSmall(const UnitIndex& units, int32_t ctas, int32_t cta_columns, size_t first,
                      std::vector<int32_t>* records) {
-  const PackedStage stage = StageOf(units.entry_blocks, units.column_blocks, cta_columns);
+  const StageShape stage = StageOf(units.entry_blocks, units.column_blocks, cta_columns);
   const int32_t words = bsparse_record_words(cta_columns);
   const int64_t row = int64_t{ctas} * words;
   const int64_t rounds = static_cast<int64_t>(records->size() - first) / row;
@@ -119,7 +119,7 @@ void KeepStagesSmall(const UnitIndex& units, int32_t ctas, int32_t cta_columns, 
 }
 
 int32_t FullestStage(const std::vector<int32_t>& packed_records, int64_t first, int64_t end,
-                     int32_t ctas, const PackedStage& stage) {
+                     int32_t ctas, const StageShape& stage) {
   int32_t most = 0;
   for (int32_t cta = 0; cta < ctas; ++cta) {
     for (int64_t begin = first; begin < end; begin += stage.entries) {

@@ -25,11 +25,11 @@ struct UnitIndex {
 UnitIndex GatherUnits(const BlockIndex& index, int32_t entry_blocks, int32_t column_blocks);
 
 // What a CTA takes at once.
-struct PackedStage {
+struct StageShape {
   int32_t entries;
   int32_t small_squares;  // as many as fit where stages are small
 };
-PackedStage StageOf(int32_t entry_blocks, int32_t column_blocks, int32_t cta_columns);
+StageShape StageOf(int32_t entry_blocks, int32_t column_blocks, int32_t cta_columns);
 
 // Puts the rounds of a group, which are `records` from number `first` on, in an order in which no stage
 // has more squares than a small one, with rounds of nothing where none of the next few would fit. Leaves
@@ -39,7 +39,7 @@ void KeepStagesSmall(const UnitIndex& units, int32_t ctas, int32_t cta_columns, 
 
 // The most squares of a CTA in a stage of entries [first, end).
 int32_t FullestStage(const std::vector<int32_t>& packed_records, int64_t first, int64_t end,
-                     int32_t ctas, const PackedStage& stage);
+                     int32_t ctas, const StageShape& stage);
 
 // Packed records (cuda/bsparse_cuda.h) of all entries, and the order of their weight blocks. Group g has
 // entries offsets[g] to offsets[g + 1]. `records`: as for unpacked weights, of units.

@@ -199,7 +199,7 @@ TEST(KeepStagesSmall, OrdersRounds) {
       // 4 of 8 columns in four rounds on the average at a density of 0.1; 12 are a small stage.
       const PackedRecords packed =
           PackRecords(units, after, {0, static_cast<int64_t>(after.size() / row)}, ctas, kSixteens);
-      const PackedStage stage = StageOf(1, 1, kSixteens);
+      const StageShape stage = StageOf(1, 1, kSixteens);
       EXPECT_EQ(stage.entries, 4);
       EXPECT_EQ(stage.small_squares, 12);
       const int32_t fullest = FullestStage(
