@@ -179,6 +179,7 @@ def choose(
         raise ValueError(f"product must be one of {', '.join(PRODUCTS)}; got {product!r}")
     if isinstance(batch, bool) or int(batch) != batch or batch < 0:
         raise ValueError(f"batch must be a whole number from 0 on; got {batch!r}")
+    precision = checks.precision_name(precision)
     dtype = tf.as_dtype(dtype).name
     if device is None:
         device = "gpu" if _has_gpu() else "cpu"
@@ -192,7 +193,6 @@ def choose(
             known = ", ".join(f"sm_{number}" for number in SM_COUNTS)
             raise ValueError(f"sm_count is needed for {device}: it is known for {known} only")
         sm_count = SM_COUNTS[capability]
-    precision = checks.precision_name(precision)
     if precision == "default":
         tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
         precision = "tf32" if tf32 else "float32"

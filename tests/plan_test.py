@@ -259,6 +259,7 @@ def test_cpu(dtype):
         (dict(batch=1.5), "got 1.5"),
         (dict(dtype="float64", device="sm_90"), "on a GPU; got float64"),
         (dict(dtype="int32", device="cpu"), "dtype must be one of .* got int32"),
+        (dict(precision="tf16", device="cpu"), "precision must be None, .*; got 'tf16'"),
     ],
 )
 def test_explain_names_a_bad_argument(arguments, words):
