@@ -1,6 +1,8 @@
 """Draws section `uniform` of benchmarks/gpu_matmul.py: speed over the dense product by density.
 
     python benchmarks/gpu_matmul_plot.py results.json docs/bench_h100.png [--shape 8192x8192x8192]
+
+`--newer` names results of a later run on such a GPU, whose cells take the place of the same ones.
 """
 
 import argparse
@@ -22,6 +24,20 @@ def memory_cap(shape, density, dense_seconds, size):
     """Speed-up at which every byte still passes DRAM once."""
     C, K, batch = shape
     return dense_seconds / ((batch * (C + K) + density * C * K) * size / DRAM_RATE)
+
+
+def cell_of(row):
+    """What two rows of the same cell have in common."""
+    names = ("section", "shape", "dtype", "block_size", "feature_axis", "density", "operation")
+    return tuple(str(row.get(name)) for name in names)
+
+
+def newest_rows(results):
+    """The rows of all results, of the same cell the last. Raises SystemExit if devices differ."""
+    devices = sorted({result["device"] for result in results})
+    if len(devices) > 1:
+        raise SystemExit(f"--newer must be of the same device; got {' and '.join(devices)}")
+    return list({cell_of(row): row for result in results for row in result["rows"]}.values())
 
 
 def draw(axes, rows, shape, dtype):
@@ -48,11 +64,13 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("picture", type=pathlib.Path)
+    parser.add_argument("--newer", type=pathlib.Path, nargs="*", default=[])
     parser.add_argument("--shape", help="CxKxN; the first one in the file unless given")
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
-    result = json.loads(options.results.read_text())
-    rows = [row for row in result["rows"]
+    results = [json.loads(path.read_text()) for path in (options.results, *options.newer)]
+    result = results[-1]
+    rows = [row for row in newest_rows(results)
             if row["dtype"] == options.dtype and row.get("section", "uniform") == "uniform"]
     if not rows:
         raise SystemExit(f"{options.results} has no rows of section uniform and {options.dtype}")

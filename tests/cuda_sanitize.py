@@ -5,7 +5,7 @@ PyTorch's kernels take the sanitizer longer than ours, so this needs NumPy alone
     compute-sanitizer --tool memcheck python tests/cuda_sanitize.py --block-size 16
     compute-sanitizer --tool racecheck python tests/cuda_sanitize.py --block-size 16
 
-What racecheck names and is no race: docs/kernel-notes.md.
+What racecheck names and is no race, and which products memcheck has hung on: docs/kernel-notes.md.
 """
 
 import argparse

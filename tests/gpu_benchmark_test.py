@@ -219,3 +219,19 @@ def test_hopper_dw_copies_rows_of_x_by_block_and_of_dy_by_item():
     seconds = gpu_limits.modelled_seconds(slow_rows, work(operation="dw", block_size=16),
                                           tile(cuda.SM90, batch_tile=64), num_items=3)
     assert seconds == (10 + 3) * 512
+
+
+def test_picture_shows_the_newest_run_of_a_cell():
+    pytest.importorskip("matplotlib")  # an optional extra
+    import gpu_matmul_plot
+
+    def result(device, **seconds_of_density):
+        rows = [{"section": "uniform", "shape": [8, 8, 8], "dtype": "bfloat16", "block_size": 8,
+                 "feature_axis": 1, "operation": "dw", "density": density, "seconds": seconds}
+                for density, seconds in seconds_of_density.items()]
+        return {"device": device, "rows": rows}
+
+    found = gpu_matmul_plot.newest_rows([result("H100", half=1, all=2), result("H100", half=3)])
+    assert {row["density"]: row["seconds"] for row in found} == {"half": 3, "all": 2}
+    with pytest.raises(SystemExit, match="same device; got H100 and H200"):
+        gpu_matmul_plot.newest_rows([result("H100", half=1), result("H200", half=3)])
