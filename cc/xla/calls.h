@@ -183,10 +183,8 @@ struct SmallWorld {
   }
 };
 
-// Of the plan of one product: the numbers of a MatmulGpu, and where the plan's tables begin.
-inline constexpr int kSmallWorldPlanNumbers = 13;
-inline constexpr char kSmallWorldForward[] = "forward";        // attributes on a GPU: int32 numbers
-inline constexpr char kSmallWorldTransposed[] = "transposed";  // of the plans, one after the other
+inline constexpr char kSmallWorldForward[] = "forward";        // attributes on a GPU: the plans of
+inline constexpr char kSmallWorldTransposed[] = "transposed";  // products (small_world_plan.h)
 inline constexpr char kSmallWorldFloat32Math[] = "float32_math";
 inline constexpr char kSmallWorldBlocks[] = "blocks";  // on the CPU: stored blocks of each product
 

@@ -65,36 +65,6 @@ inline GpuStatus MatmulDwArgs(const xla_calls::MatmulDw& call, const xla_calls::
   return status.ok() ? ToCudaDType(call.out_dtype, &args->out_dtype) : status;
 }
 
-// One product of a small-world LSTM: its plan as numbers in an attribute, and back.
-inline void WriteSmallWorldPlan(const bsparse_matmul_plan& plan, const int32_t* tables,
-                                std::vector<int32_t>* numbers) {
-  const auto offset = [tables](const int32_t* table) {
-    return static_cast<int32_t>(table - tables);
-  };
-  numbers->insert(numbers->end(),
-                  {plan.kernel, plan.columns, plan.num_items, plan.num_splits, plan.num_partials,
-                   plan.num_entries, plan.num_blocks, offset(plan.items), offset(plan.entries),
-                   offset(plan.splits), offset(plan.groups), plan.num_packed, plan.stage_squares});
-}
-
-inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int32_t* tables) {
-  bsparse_matmul_plan plan{};
-  plan.kernel = numbers[0];
-  plan.columns = numbers[1];
-  plan.num_items = numbers[2];
-  plan.num_splits = numbers[3];
-  plan.num_partials = numbers[4];
-  plan.num_entries = numbers[5];
-  plan.num_blocks = numbers[6];
-  plan.items = tables + numbers[7];
-  plan.entries = tables + numbers[8];
-  plan.splits = tables + numbers[9];
-  plan.groups = tables + numbers[10];
-  plan.num_packed = numbers[11];
-  plan.stage_squares = numbers[12];
-  return plan;
-}
-
 }  // namespace bsparse
 
 #endif  // BSPARSE_CC_XLA_GPU_ARGS_H_

@@ -11,9 +11,9 @@
 
 #include "cc/kernels/cuda_library.h"
 #include "cc/kernels/small_world_launch.h"
-#include "cc/xla/gpu_args.h"
 #include "cc/xla/gpu_error.h"
 #include "cc/xla/small_world_call.h"
+#include "cc/xla/small_world_plan.h"
 #include "cuda/bsparse_cuda.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -35,8 +35,7 @@ GpuStatus ReadProducts(const xla_calls::SmallWorld& call, bool transpose, bspars
         SmallWorldProduct(shape, call.block_size, j, transpose, float32_math, &args);
     if (!status.ok()) return status;
     args.w = weights[j];
-    args.plan =
-        ReadSmallWorldPlan(numbers.begin() + j * xla_calls::kSmallWorldPlanNumbers, tables);
+    args.plan = ReadSmallWorldPlan(numbers.begin() + j * kSmallWorldPlanNumbers, tables);
     products->push_back(args);
   }
   return {};
@@ -53,7 +52,7 @@ ffi::Error Run(void* stream, ffi::Dictionary attributes, ffi::RemainingArgs oper
   reader(xla_calls::kSmallWorldForward, forward);
   reader(xla_calls::kSmallWorldTransposed, transposed);
   if (reader.error().failure()) return reader.error();
-  const size_t numbers = call.products * xla_calls::kSmallWorldPlanNumbers;
+  const size_t numbers = call.products * kSmallWorldPlanNumbers;
   for (const auto& plans : {forward, transposed}) {
     if (plans.size() != 0 && plans.size() != numbers) return WrongOperands();
   }

@@ -19,8 +19,8 @@
 #include "cc/plan/layout_plans.h"
 #include "cc/xla/calls.h"
 #include "cc/xla/custom_call.h"
-#include "cc/xla/gpu_args.h"
 #include "cc/xla/register_xla.h"
+#include "cc/xla/small_world_plan.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "xla/hlo/builder/lib/constants.h"
 #include "xla/hlo/builder/xla_builder.h"
@@ -223,11 +223,7 @@ class SmallWorldXlaOp final : public XlaOpKernel {
         }
         args.plan = DevicePlan(*plan, layouts.blocks[j], plan->tables().data());
         products.push_back(args);
-        // Offsets from the first of all tables.
-        std::vector<int32_t> own;
-        WriteSmallWorldPlan(args.plan, plan->tables().data(), &own);
-        for (size_t i = own.size() - 4; i < own.size(); ++i) own[i] += static_cast<int32_t>(begin);
-        numbers[transpose].insert(numbers[transpose].end(), own.begin(), own.end());
+        WriteSmallWorldPlan(args.plan, plan->tables().data(), begin, &numbers[transpose]);
         tables.insert(tables.end(), plan->tables().begin(), plan->tables().end());
         tables.resize((tables.size() + kAlignment - 1) / kAlignment * kAlignment, 0);
       }
