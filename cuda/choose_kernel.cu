@@ -32,7 +32,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   // A small batch would not repay the transposing of its weights.
   const bool tf32_product =
       request.float32_math == BSPARSE_FLOAT32_TF32 &&
-      (request.is_dw || (request.feature_axis == 1 && request.batch > kUnionSmallBatch));
+      (request.is_dw || request.batch > kUnionSmallBatch);
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const auto size = static_cast<int>(element_size(request.dtype));
   const bool small = request.block_size < smallest_union_block(request.batch, size);

@@ -38,10 +38,13 @@ constexpr Rates kMatmulDw16[5][2] = {
     {{{243, 340, 330}}, {{243, 340, 330}}},
     {{{430, 570, 590}}, {{430, 570, 590}}},
 };
-// [block size]
-constexpr Rates kMatmulTf32Last[5] = {
-    {{8, 8, 8}}, {{27, 27, 27}}, {{82, 130, 190}}, {{119, 205, 290}}, {{146, 235, 310}}};
-// [block size][feature axis]
+constexpr Rates kMatmulTf32[5][2] = {
+    {{{8, 8, 8}}, {{8, 8, 8}}},
+    {{{27, 27, 27}}, {{27, 27, 27}}},
+    {{{82, 130, 190}}, {{82, 130, 190}}},
+    {{{119, 205, 290}}, {{119, 205, 290}}},
+    {{{146, 235, 310}}, {{146, 235, 310}}},
+};
 constexpr Rates kMatmulDwTf32[5][2] = {
     {{{54, 66, 66}}, {{47, 56, 56}}},
     {{{78, 105, 106}}, {{75, 86, 86}}},
@@ -50,7 +53,6 @@ constexpr Rates kMatmulDwTf32[5][2] = {
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
 // [block size], at any density
-constexpr double kMatmulTf32[5] = {8, 27, 80, 110, 115};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {3, 11, 30, 31, 32};
@@ -80,9 +82,9 @@ double interpolate(const Rates& rates, double density) {
 
 // `row`: of the tables.
 double sparse_rate(const bsparse_tile_request& request, int row) {
+  const int axis = request.feature_axis == 1 ? 1 : 0;
   if (request.dtype != BSPARSE_FLOAT32) {
-    const auto& table = request.is_dw ? kMatmulDw16 : kMatmul16;
-    return interpolate(table[row][request.feature_axis == 1 ? 1 : 0], request.density);
+    return interpolate((request.is_dw ? kMatmulDw16 : kMatmul16)[row][axis], request.density);
   }
   if (request.float32_math == BSPARSE_FLOAT32_EXACT) {
     return request.is_dw ? kMatmulDwFloat32[row] : kMatmulFloat32[row];
@@ -90,11 +92,7 @@ double sparse_rate(const bsparse_tile_request& request, int row) {
   if (request.float32_math == BSPARSE_FLOAT32_TF32X3) {
     return request.is_dw ? kMatmulDwTf32x3[row] : kMatmulTf32x3[row];
   }
-  if (request.is_dw) {
-    return interpolate(kMatmulDwTf32[row][request.feature_axis == 1 ? 1 : 0], request.density);
-  }
-  if (request.feature_axis == 1) return interpolate(kMatmulTf32Last[row], request.density);
-  return kMatmulTf32[row];
+  return interpolate((request.is_dw ? kMatmulDwTf32 : kMatmulTf32)[row][axis], request.density);
 }
 
 }  // namespace

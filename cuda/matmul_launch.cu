@@ -37,13 +37,18 @@ int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
   return in_features(args) * kernel.batch_tile * static_cast<int64_t>(element_size(args.dtype));
 }
 
+int line_of(const bsparse_matmul_args& args) {
+  return line_elements(static_cast<int>(element_size(args.dtype)));
+}
+
 // A map of activations; its boxes hold `features` features and, with features last, `batch` batch
-// entries, with features first up to 64 of them.
+// entries, with features first up to a line of them.
 bsparse_status map_activations(const bsparse_matmul_args& args, MapType type, const void* data,
                                int64_t size, int features, int batch, CUtensorMap* map) {
   return args.feature_axis == 1
              ? make_tensor_map(type, data, size, args.batch, features, batch, map)
-             : make_tensor_map(type, data, args.batch, size, std::min(batch, 64), features, map);
+             : make_tensor_map(type, data, args.batch, size, std::min(batch, line_of(args)), features,
+                               map);
 }
 
 // Differs from launch to launch, and from whatever scratch memory may hold: 64 random bits that a
@@ -68,10 +73,11 @@ size_t packed_bytes(const bsparse_matmul_args& args) {
   return static_cast<size_t>(args.plan.num_packed) * side * side * element_size(args.dtype);
 }
 
-// Hopper's TF32 products want both operands along the reduction.
-bool transposes_weights(const bsparse_matmul_args& args) {
-  return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) && args.transpose == 0 &&
-         args.plan.num_blocks > 0;
+// Hopper's TF32 products want weights along the reduction, and those with features first in an order of
+// their own (sm90_turned_inputs.cuh).
+bool arranges_weights(const bsparse_matmul_args& args) {
+  return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) &&
+         (args.transpose == 0 || args.feature_axis == 0) && args.plan.num_blocks > 0;
 }
 
 // What Hopper's products take x and w for.
@@ -91,7 +97,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
     flags = bytes;
     bytes += round_up(partials * sizeof(uint64_t));
   } else if (is_union(args.plan.kernel)) {
-    if (!transposes_weights(args) && !wants_packed(args)) return;
+    if (!arranges_weights(args) && !wants_packed(args)) return;
     weights = bytes;
     bytes += round_up(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));
   } else if (args.gate != nullptr) {
@@ -167,11 +173,11 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   }
   UnionMatmulParams params{};
   const int width = kernel.box_features;
-  params.deep_x = args.feature_axis == 0 && args.batch % kChunkColumns == 0;
+  params.deep_x = args.feature_axis == 0 && args.batch % line_of(args) == 0;
   bsparse_status status =
       params.deep_x
           ? make_deep_tensor_map(operand_type(args), args.x, args.batch, in_features(args), width,
-                                 kernel.batch_tile / kChunkColumns, &params.x)
+                                 kernel.batch_tile / line_of(args), &params.x)
           : map_activations(args, operand_type(args), args.x, in_features(args), width,
                             kernel.batch_tile, &params.x);
   if (status == BSPARSE_OK) {
@@ -185,11 +191,14 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   }
   const void* w = args.w;
   auto* const place = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
-  if (status == BSPARSE_OK && transposes_weights(args)) {
-    const TransposeBlocks transpose = {static_cast<const float*>(args.w),
-                                       reinterpret_cast<float*>(place), args.plan.num_blocks,
-                                       args.block_size};
-    status = check_cuda(launch_transpose_blocks(transpose, stream), "transposing weight blocks");
+  if (status == BSPARSE_OK && arranges_weights(args)) {
+    const ArrangeBlocks arrange = {static_cast<const float*>(args.w),
+                                   reinterpret_cast<float*>(place),
+                                   args.plan.num_blocks,
+                                   args.block_size,
+                                   args.transpose == 0,
+                                   args.feature_axis == 0};
+    status = check_cuda(launch_arrange_blocks(arrange, stream), "arranging weight blocks");
     w = place;
   }
   if (status == BSPARSE_OK && args.plan.num_blocks > 0 &&

@@ -8,17 +8,18 @@
 namespace bsparse {
 
 // The x tile of an entry, or a part of it, into the CTAs of the cluster whose bits are set, this one among
-// them. With features first it is several boxes, each 64 of the batch wide, unless `deep_x`.
+// them. With features first it is several boxes, each kLineBatch wide, unless `deep_x`.
 template <class Traits>
 __device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& params, int feature,
                                        int batch, uint32_t barrier, uint32_t ranks) {
   const bool alone = (ranks & (ranks - 1)) == 0;
   const auto receivers = static_cast<uint16_t>(ranks);
   if (Traits::kFeatureAxis == 0 && params.deep_x) {
+    const int line = batch / Traits::kLineBatch;
     if (alone) {
-      ptx::copy_deep_box_to_shared(to, &params.x, feature, batch / 64, barrier);
+      ptx::copy_deep_box_to_shared(to, &params.x, feature, line, barrier);
     } else {
-      ptx::copy_deep_box_to_cluster(to, &params.x, feature, batch / 64, barrier, receivers);
+      ptx::copy_deep_box_to_cluster(to, &params.x, feature, line, barrier, receivers);
     }
     return;
   }

@@ -21,6 +21,33 @@ struct ResidualBarrier {
   }
 };
 
+// Which of the tile's numbers a thread of a warpgroup holds: of kOutputs outputs kBatches batch entries each. The
+// accumulators of a product hold, at 4 * j + 2 * h + i, row 16 * warp + lane / 4 + 8 * h and
+// column 8 * j + 2 * (lane % 4) + i; outputs are its rows, or, where inputs are turned, its columns.
+template <class Traits>
+struct HeldSums {
+  static constexpr int kOutputs = Traits::kTurnsInputs ? 16 : 2;
+  static constexpr int kBatches = Traits::kBatchTile / 2 / kOutputs;
+
+  static __device__ constexpr int index(int output, int batch) {
+    return Traits::kTurnsInputs
+               ? 32 * (batch / 2) + 4 * (output / 2) + 2 * (batch % 2) + output % 2
+               : 4 * (batch / 2) + 2 * output + batch % 2;
+  }
+
+  // Of the warpgroup's outputs and the tile's batch entries the thread's i-th.
+  static __device__ __forceinline__ int output(int i) { return Traits::kTurnsInputs ? column(i) : row(i); }
+  static __device__ __forceinline__ int batch(int i) { return Traits::kTurnsInputs ? row(i) : column(i); }
+
+ private:
+  static __device__ __forceinline__ int row(int i) {
+    return 64 * (i / 2) + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * (i % 2);
+  }
+  static __device__ __forceinline__ int column(int i) {
+    return 8 * (i / 2) + 2 * (threadIdx.x % 4) + i % 2;
+  }
+};
+
 // The last round of a tile, rounded: it is staged and stored while the next tile is multiplied, since the
 // staging memory is not free before the round ahead of it has left.
 template <class Traits>
@@ -38,6 +65,7 @@ struct UnionEpilogue {
   using Element = typename Traits::Element;
   static constexpr int kBatchTile = Traits::kBatchTile;
   static constexpr int kAccumulators = kBatchTile / 2;
+  using Held = HeldSums<Traits>;
 
   const UnionMatmulParams& params;
   uint32_t staging;
@@ -69,8 +97,6 @@ struct UnionEpilogue {
   // Of a warpgroup the first threads copy, each the boxes of a width.
   static __device__ __forceinline__ bool copies() { return threadIdx.x % 128 < Traits::kWidthsY; }
 
-  // Thread t holds, at 4 * j + 2 * h + i, output 16 * warp + lane / 4 + 8 * h and batch entry
-  // 8 * j + 2 * (lane % 4) + i.
   // `deferred` must have been finished.
   __device__ __forceinline__ void store(float (&sums)[kAccumulators], ResidualBarrier& residual,
                                         DeferredRound<Traits>& deferred) const {
@@ -78,15 +104,14 @@ struct UnionEpilogue {
     const int lane = thread % 32;
     const int warp_output = thread / 32 * 16;
     if (partial >= 0) {
-      store_partial(sums, warp_output + lane / 4, 2 * (lane % 4));
+      store_partial(sums);
       return;
     }
     if (params.bias != nullptr) {
       const auto* bias = static_cast<const Element*>(params.bias);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int m = warp_output + lane / 4 + 8 * h;
-        const int output = group * 64 + m;  // of the item's
+      for (int o = 0; o < Held::kOutputs; ++o) {
+        const int output = group * 64 + Held::output(o);  // of the item's
         const int column = columns[output / Traits::kColumnFeatures];
         const int feature =
             column * Traits::kColumnFeatures + output % Traits::kColumnFeatures;
@@ -94,10 +119,7 @@ struct UnionEpilogue {
         const bool there = column >= 0 && feature < params.out_features;
         const float add = there ? to_float(bias[feature]) : 0.0f;
 #pragma unroll
-        for (int j = 0; j < kBatchTile / 8; ++j) {
-          sums[4 * j + 2 * h] += add;
-          sums[4 * j + 2 * h + 1] += add;
-        }
+        for (int b = 0; b < Held::kBatches; ++b) sums[Held::index(o, b)] += add;
       }
     }
     if (params.activation != BSPARSE_ACTIVATION_NONE) {
@@ -179,7 +201,7 @@ struct UnionEpilogue {
       if constexpr (Traits::kFeatureAxis == 1) {
         visit(staged, feature, batch);
       } else {
-        visit(staged, batch + 64 * b, feature);
+        visit(staged, batch + Traits::kLineBatch * b, feature);
       }
     }
   }
@@ -210,7 +232,7 @@ struct UnionEpilogue {
   __device__ __forceinline__ void add_residual(float (&sums)[kAccumulators], int round,
                                                int warp_output, int lane) const {
     if constexpr (Traits::kSize == 4) {
-      for_each_float(round, warp_output, lane, [&](uint32_t place, int i) {
+      for_each_float(round, [&](uint32_t place, int i) {
         sums[i] += __uint_as_float(ptx::load_shared(place));
       });
     } else {
@@ -233,7 +255,7 @@ struct UnionEpilogue {
   __device__ __forceinline__ void stage_tile(float (&sums)[kAccumulators], int round,
                                              int warp_output, int lane) const {
     if constexpr (Traits::kSize == 4) {
-      for_each_float(round, warp_output, lane, [&](uint32_t place, int i) {
+      for_each_float(round, [&](uint32_t place, int i) {
         ptx::store_shared(place, __float_as_uint(sums[i]));
       });
     } else {
@@ -260,19 +282,24 @@ struct UnionEpilogue {
 
   // Calls visit(place, i) for where each sums[i] of a round is staged.
   template <class Visit>
-  __device__ __forceinline__ void for_each_float(int round, int warp_output, int lane,
-                                                 const Visit& visit) const {
-    const int m = warp_output + lane / 4;
+  __device__ __forceinline__ void for_each_float(int round, const Visit& visit) const {
+    constexpr int kBatches = Held::kBatches / Traits::kRounds;
 #pragma unroll
-    for (int octet = 0; octet < Traits::kRoundBatch / 8; ++octet) {
-      const int j = round * (Traits::kRoundBatch / 8) + octet;
+    for (int b = round * kBatches; b < (round + 1) * kBatches; ++b) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int output = m + 8 * (e / 2);
-        const int batch = 8 * octet + 2 * (lane % 4) + e % 2;
-        const uint32_t box = staging + output / Traits::kWidthY * Traits::kBoxBytesY;
-        const uint32_t offset = batch * Traits::kRowBytesY + output % Traits::kWidthY * 4;
-        visit(box + swizzled(offset, Traits::kRowBytesY), 4 * j + e);
+      for (int o = 0; o < Held::kOutputs; ++o) {
+        const int output = Held::output(o);
+        const int batch = Held::batch(b) - round * Traits::kRoundBatch;
+        const int width = output / Traits::kWidthY, feature = output % Traits::kWidthY;
+        if constexpr (Traits::kFeatureAxis == 1) {
+          const uint32_t offset = batch * Traits::kRowBytesY + feature * 4;
+          visit(staging + width * Traits::kBoxBytesY + swizzled(offset, Traits::kRowBytesY),
+                Held::index(o, b));
+        } else {
+          const int box = width * Traits::kBoxesY + batch / Traits::kLineBatch;
+          const uint32_t offset = feature * 128 + batch % Traits::kLineBatch * 4;
+          visit(staging + box * Traits::kBoxBytesY + swizzled(offset, 128), Held::index(o, b));
+        }
       }
     }
   }
@@ -312,20 +339,18 @@ struct UnionEpilogue {
   }
 
   // A segment of a split item, in float32: (outputs of the item, batch).
-  __device__ __forceinline__ void store_partial(const float (&sums)[kAccumulators], int output,
-                                                int batch_offset) const {
+  __device__ __forceinline__ void store_partial(const float (&sums)[kAccumulators]) const {
     float* const to = params.partials +
                       ((static_cast<int64_t>(partial) * params.ctas + rank) * kUnionOutputs +
-                       group * 64 + output) *
+                       group * 64) *
                           params.batch;
 #pragma unroll
-    for (int j = 0; j < kBatchTile / 8; ++j) {
-      const int64_t batch = batch_begin + 8 * j + batch_offset;
+    for (int b = 0; b < Held::kBatches; ++b) {
+      const int64_t batch = batch_begin + Held::batch(b);
+      if (batch >= params.batch) continue;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float* const row = to + 8 * h * params.batch;
-        if (batch < params.batch) row[batch] = sums[4 * j + 2 * h];
-        if (batch + 1 < params.batch) row[batch + 1] = sums[4 * j + 2 * h + 1];
+      for (int o = 0; o < Held::kOutputs; ++o) {
+        to[Held::output(o) * params.batch + batch] = sums[Held::index(o, b)];
       }
     }
   }

@@ -7,7 +7,8 @@
 // activations read from L2, not arithmetic, are what limits a block-sparse product.
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
-// feature axes and both transposes: only the operands' majors differ. Where 64 outputs are several
+// feature axes and both transposes: only the operands' majors differ, which TF32 has no choice of
+// (sm90_turned_inputs.cuh). Where 64 outputs are several
 // columns, a missing block of the 64 counts as zeros: in registers (sm90_packed_weights.cuh), or of TF32
 // in boxes outside the tensor, which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
@@ -23,6 +24,7 @@
 #include "cuda/sm90_ptx.cuh"
 #include "cuda/sm90_ring.cuh"
 #include "cuda/sm90_stage_record.cuh"
+#include "cuda/sm90_turned_inputs.cuh"
 #include "cuda/sm90_union.cuh"
 
 namespace bsparse {
@@ -154,6 +156,8 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::take_registers<216>();
     if constexpr (Traits::kPacks) {
       consume_packed_weights(params, shared, warpgroup);
+    } else if constexpr (Traits::kTurnsInputs) {
+      consume_turned_inputs(params, shared, warpgroup);
     } else {
       consume(params, shared, warpgroup);
     }
@@ -200,8 +204,8 @@ template <class Math, int kBlockSize>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   if constexpr (sizeof(typename Math::Element) == 4) {
     // Weight blocks come as (outputs, inputs) in both directions.
-    if (variant.feature_axis == 0) return {};
-    return sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
+                                     : sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
   } else if constexpr (packs_weights(kBlockSize, sizeof(typename Math::Element))) {
     // And packed in either.
     return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)

@@ -20,6 +20,9 @@ inline constexpr int kUnionThreads = 128 * kConsumers + 32 * kProducers;
 // Bytes of shared memory that a CTA may have on an H100.
 inline constexpr int kMaxSharedBytes = 227 * 1024;
 
+// Elements of the longest row that the tensor cores read at once, of 128 bytes.
+constexpr int line_elements(int element_size) { return 128 / element_size; }
+
 struct UnionTile {
   int batch_tile;
   int depth;    // terms of the sum in a stage and entry
@@ -29,7 +32,7 @@ struct UnionTile {
 // A row of a stage is an entry's, or the 128 bytes that the tensor cores read at once. The shorter the
 // rows, the more entries a stage has, so that consumers wait less often. `features`: of an entry.
 constexpr UnionTile union_tile(int features, int element_size, bsparse_kernel family) {
-  const int most = 128 / element_size;
+  const int most = line_elements(element_size);
   const int depth = features < most ? features : most;
   return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, depth < most ? 64 / depth : 1};
 }

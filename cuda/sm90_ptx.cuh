@@ -384,19 +384,30 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
   }
 }
 
-// The same with a (64, 16) in registers, as mma.m16n8k16 has it, 16 rows a warp; they must not be
-// written before the product is done.
+// The same with a (64, 16), or (64, 8) of TF32, in registers, as mma.m16n8k16 and mma.m16n8k8 have it, 16 rows
+// a warp; they must not be written before the product is done.
 #define BSPARSE_WGMMA_OF_REGISTERS(type, n, registers, a0, a1, a2, a3, b, tb, ...)           \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
                "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b ", 1, 1, 1, " tb ";"                 \
                : __VA_ARGS__                                                                  \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(from_b), "n"(kTransposeB))
 
+#define BSPARSE_WGMMA_TF32_OF_REGISTERS(n, registers, a0, a1, a2, a3, b, ...)               \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32 {" registers "}, {" a0 \
+               ", " a1 ", " a2 ", " a3 "}, " b ", 1, 1, 1;"                                    \
+               : __VA_ARGS__                                                                  \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(from_b))
+
 template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
-  static_assert(kN == 256, "the width that kernels use");
-  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+  constexpr bool kTf32 = std::is_same_v<Element, float>;
+  static_assert(kN == (kTf32 ? 64 : 256), "the widths that kernels use");
+  static_assert(!kTf32 || kTransposeB == 0);
+  if constexpr (kTf32) {
+    BSPARSE_WGMMA_TF32_OF_REGISTERS(64, BSPARSE_R32, "%32", "%33", "%34", "%35", "%36",
+                                    BSPARSE_F32(d, 0));
+  } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
     BSPARSE_WGMMA_OF_REGISTERS("bf16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", "%132",
                                "%133", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32), BSPARSE_F32(d, 64),
                                BSPARSE_F32(d, 96));
@@ -407,6 +418,7 @@ __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uin
   }
 }
 
+#undef BSPARSE_WGMMA_TF32_OF_REGISTERS
 #undef BSPARSE_WGMMA_OF_REGISTERS
 #undef BSPARSE_WGMMA
 #undef BSPARSE_WGMMA_TF32

@@ -23,10 +23,11 @@ struct Sm90MatmulTraits {
   static constexpr int kEntryFeatures = kBlockSize * kEntryBlocks;
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr bool kTranspose = kTransposeT;
-  // Products of 32-bit elements want both operands along the reduction: activations with features
-  // last, and weight blocks (outputs, inputs) whatever the product (the launcher sees to it).
-  static_assert(kSize == 2 || kFeatureAxis == 1, "activations along the reduction");
+  // Products of 32-bit elements want both operands along the reduction: weight blocks are (outputs, inputs)
+  // whatever the product (the launcher sees to it), and activations with features first are multiplied out
+  // of registers (sm90_turned_inputs.cuh).
   static constexpr bool kOutputRows = kTranspose || kSize == 4;
+  static constexpr bool kTurnsInputs = kSize == 4 && kFeatureAxis == 0;
   static constexpr UnionTile kTile = union_tile(kEntryFeatures, kSize, kFamily);
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
@@ -54,20 +55,21 @@ struct Sm90MatmulTraits {
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
   static constexpr int kStageBytes = kEntries * (kEntryBytesX + kEntryBytesW);
 
-  // x: axis 1, a box (batch rows, kDepth); axis 0, boxes (kDepth rows, 64 of the batch).
-  static constexpr int kBoxesX = kFeatureAxis == 1 ? 1 : kBatchTile / 64;
+  // x: axis 1, a box (batch rows, kDepth); axis 0, boxes (kDepth rows, kLineBatch).
+  static constexpr int kLineBatch = line_elements(kSize);
+  static constexpr int kBoxesX = kFeatureAxis == 1 ? 1 : kBatchTile / kLineBatch;
   static constexpr int kBoxBytesX = kEntryBytesX / kBoxesX;
   static constexpr int kBoxBatch = kBatchTile / kBoxesX;
 
   // The output tile of a warpgroup, staged for the copy engine in boxes of one block column:
-  // (batch rows, kWidthY) for axis 1; (kWidthY, 64 of the batch) for axis 0.
+  // (batch rows, kWidthY) for axis 1; (kWidthY, kLineBatch) for axis 0.
   // Large tiles in rounds, which leaves more room for the ring.
-  static constexpr int kWidthY = kColumnFeatures < 128 / kSize ? kColumnFeatures : 128 / kSize;
+  static constexpr int kWidthY = kColumnFeatures < kLineBatch ? kColumnFeatures : kLineBatch;
   static constexpr int kRowBytesY = kWidthY * kSize;
   static constexpr int kRoundBatch = kBatchTile < 256 / kSize ? kBatchTile : 256 / kSize;
   static constexpr int kRounds = kBatchTile / kRoundBatch;
   static constexpr int kWidthsY = 64 / kWidthY;  // of a warpgroup
-  static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / 64;  // of a width
+  static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / kLineBatch;  // of a width
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytesY / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Columns that share a product.

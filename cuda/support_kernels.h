@@ -66,14 +66,17 @@ struct PackWeights {
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
                                 cudaStream_t stream);
 
-// Each block transposed; for blocks of 32 and more.
-struct TransposeBlocks {
+// Each block as (outputs, inputs), for blocks of 32 and more: transposed or not, and with `interleave` of
+// every eight inputs the even ones first. One of both.
+struct ArrangeBlocks {
   const float* w;  // (num_blocks, bs, bs)
   float* out;
   int32_t num_blocks;
   int32_t block_size;
+  bool transpose;
+  bool interleave;
 };
-cudaError_t launch_transpose_blocks(const TransposeBlocks& args, cudaStream_t stream);
+cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream);
 
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 

@@ -99,10 +99,11 @@ bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, 
 
 bsparse_status make_deep_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
                                     int box_rows, int box_chunks, CUtensorMap* map) {
-  const cuuint64_t extents[] = {kChunkColumns, static_cast<cuuint64_t>(rows),
-                                static_cast<cuuint64_t>(columns / kChunkColumns)};
-  const cuuint64_t strides[] = {columns * size_of(type), kChunkColumns * size_of(type)};
-  const cuuint32_t box[] = {kChunkColumns, static_cast<cuuint32_t>(box_rows),
+  constexpr int kChunkBytes = 128;
+  const cuuint64_t chunk = kChunkBytes / size_of(type);
+  const cuuint64_t extents[] = {chunk, static_cast<cuuint64_t>(rows), columns / chunk};
+  const cuuint64_t strides[] = {columns * size_of(type), kChunkBytes};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(chunk), static_cast<cuuint32_t>(box_rows),
                             static_cast<cuuint32_t>(box_chunks)};
   return encode_map(type, data, 3, extents, strides, box, map);
 }

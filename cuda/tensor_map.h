@@ -21,9 +21,8 @@ MapType map_type(bsparse_dtype dtype);
 bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
                                int box_columns, int box_rows, CUtensorMap* map);
 
-// The same of chunks of so many columns, a multiple of which `columns` is, as a third dimension: boxes of
-// (box_chunks, box_rows, kChunkColumns) elements.
-inline constexpr int kChunkColumns = 64;
+// The same of chunks of columns, 128 bytes each, which `columns` is a multiple of, as a third dimension: boxes of
+// (box_chunks, box_rows, a chunk's columns) elements.
 bsparse_status make_deep_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
                                     int box_rows, int box_chunks, CUtensorMap* map);
 

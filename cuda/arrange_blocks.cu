@@ -10,11 +10,13 @@ constexpr int kRowsAtOnce = 8;
 constexpr int64_t kMaxCtas = 1 << 16;
 
 // A CTA takes tiles of kTile x kTile elements of a block.
-__global__ void transpose_blocks_kernel(const float* w, float* out, int64_t tiles,
-                                        int block_size) {
+template <bool kTranspose, bool kInterleave>
+__global__ void arrange_blocks_kernel(const float* w, float* out, int64_t tiles, int block_size) {
   __shared__ float tile[kTile][kTile + 1];
   const int across = block_size / kTile;
   const int lane = threadIdx.x, first_row = threadIdx.y;
+  // Of eight inputs the even ones first.
+  const int input = kInterleave ? lane / 8 * 8 + lane % 4 * 2 + lane % 8 / 4 : lane;
   for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
     const int64_t block = t / (across * across) * block_size * block_size;
     const int in_block = static_cast<int>(t % (across * across));
@@ -23,8 +25,9 @@ __global__ void transpose_blocks_kernel(const float* w, float* out, int64_t tile
       tile[r][lane] = w[block + (row + r) * block_size + column + lane];
     }
     __syncthreads();
+    const int to = kTranspose ? column * block_size + row : row * block_size + column;
     for (int r = first_row; r < kTile; r += kRowsAtOnce) {
-      out[block + (column + r) * block_size + row + lane] = tile[lane][r];
+      out[block + to + r * block_size + lane] = kTranspose ? tile[input][r] : tile[r][input];
     }
     __syncthreads();
   }
@@ -32,12 +35,15 @@ __global__ void transpose_blocks_kernel(const float* w, float* out, int64_t tile
 
 }  // namespace
 
-cudaError_t launch_transpose_blocks(const TransposeBlocks& args, cudaStream_t stream) {
+cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream) {
   const int across = args.block_size / kTile;
   const int64_t tiles = int64_t{args.num_blocks} * across * across;
-  transpose_blocks_kernel<<<static_cast<unsigned>(std::min(tiles, kMaxCtas)),
-                            dim3(kTile, kRowsAtOnce), 0, stream>>>(args.w, args.out, tiles,
-                                                                   args.block_size);
+  const auto kernel =
+      args.interleave ? (args.transpose ? &arrange_blocks_kernel<true, true>
+                                        : &arrange_blocks_kernel<false, true>)
+                      : &arrange_blocks_kernel<true, false>;
+  kernel<<<static_cast<unsigned>(std::min(tiles, kMaxCtas)), dim3(kTile, kRowsAtOnce), 0, stream>>>(
+      args.w, args.out, tiles, args.block_size);
   return cudaGetLastError();
 }
 

@@ -1,0 +1,124 @@
+// Union tiles of TF32 with features first. The tensor cores want both operands in shared memory along
+// the reduction, and here x lies along the batch. So it is multiplied out of registers, which a warp loads
+// word by word: the batch lies along M, and the outputs of a warpgroup along N.
+#ifndef BSPARSE_CUDA_SM90_TURNED_INPUTS_CUH_
+#define BSPARSE_CUDA_SM90_TURNED_INPUTS_CUH_
+
+#include "cuda/matmul_params.h"
+#include "cuda/sm90_epilogue.cuh"
+#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90_ring.cuh"
+#include "cuda/sm90_swizzle.cuh"
+#include "cuda/sm90_union.cuh"
+
+namespace bsparse {
+
+// The x of a stage as operands of 64 batch entries by 8 inputs. A lane holds inputs 2 t and 2 t + 1 where
+// mma.m16n8k8 has t and t + 4, so that the 32 words of a load lie in different banks; weight blocks come
+// with their inputs in that order (arrange_blocks.cu).
+template <class Traits>
+struct TurnedInputs {
+  static constexpr int kOperands = Traits::kBatchTile / 64;
+  static constexpr int kStepBytes = 8 * 128;
+  using Step = uint32_t[kOperands][4];
+
+  uint32_t offsets[4];  // of a thread's words
+
+  __device__ __forceinline__ TurnedInputs() {
+    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+    const int batch = 16 * warp + lane / 4, input = 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int b = batch + 8 * (i % 2);
+      const uint32_t offset = (input + i / 2) * 128 + b % Traits::kLineBatch * 4;
+      offsets[i] = ptx::kept(b / Traits::kLineBatch * Traits::kBoxBytesX + swizzled(offset, 128));
+    }
+  }
+
+  // `x`: of the stage.
+  __device__ __forceinline__ void read(uint32_t x, int step, Step& words) const {
+#pragma unroll
+    for (int o = 0; o < kOperands; ++o) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        words[o][i] = ptx::load_shared(x + offsets[i] + step * kStepBytes +
+                                       o * (64 / Traits::kLineBatch) * Traits::kBoxBytesX);
+      }
+    }
+  }
+};
+
+// A consumer warpgroup.
+template <class Traits>
+__device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& params,
+                                                      const UnionShared<Traits>& shared,
+                                                      int group) {
+  using Inputs = TurnedInputs<Traits>;
+  static_assert(Traits::kEntries == 1 && Traits::kSteps == 4 && Traits::kRowBytes == 128);
+  constexpr int kAccumulators = Traits::kBatchTile / 2;
+  const auto release = [&](int stage) {
+    release_x(params, shared, stage);
+    release_w(shared, stage);
+  };
+  const Inputs reader;
+  StageCursor cursor(shared.stages());
+  ResidualBarrier residual = {shared.residual(group)};
+  DeferredRound<Traits> deferred;
+  float sums[kAccumulators];
+  typename Inputs::Step inputs[2];
+  for (TileWalk walk(params); !walk.done(); walk.advance()) {
+    const UnionEpilogue<Traits> epilogue(params, shared.y(group), group, walk);
+    const int stages = stages_of<Traits>(walk.item);
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) sums[i] = 0.0f;
+
+    int pending = -1;  // stage whose products are still under way
+    for (int s = 0; s < stages; ++s) {
+      const int stage = cursor.stage;
+      wait_for_stage(shared.full(stage), cursor.parity, pending, release);
+      cursor.advance();
+      // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
+      const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
+      if ((mask >> group & 1) == 0) {
+        ptx::wgmma_wait<0>();
+        ptx::named_barrier(1 + group, 128);  // all have read the mask
+        if (pending >= 0) release(pending);
+        release(stage);
+        pending = -1;
+        continue;
+      }
+      const uint64_t w = ptx::operand(Traits::kLayoutA,
+                                      shared.w(stage, 0) + group * Traits::kGroupBytesW);
+      const uint32_t x = shared.x(stage, 0);
+#pragma unroll
+      for (int step = 0; step < Traits::kSteps; ++step) {
+        // The products that had these registers are done. Between stages all are, or the compiler
+        // serialises every one.
+        if (step == 0) {
+          ptx::wgmma_wait<0>();
+          if (pending >= 0) release(pending);
+          pending = stage;
+        } else {
+          ptx::wgmma_wait<1>();
+        }
+        reader.read(x, step, inputs[step % 2]);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int o = 0; o < Inputs::kOperands; ++o) {
+          ptx::wgmma_of_registers<typename Traits::Element, 64, 0>(
+              reinterpret_cast<float(&)[32]>(sums[32 * o]), inputs[step % 2][o],
+              w + (step * Traits::kStepA >> 4));
+        }
+        ptx::wgmma_commit();
+      }
+    }
+    ptx::wgmma_wait_for(sums);
+    if (pending >= 0) release(pending);
+    epilogue.store(sums, residual, deferred);
+  }
+  if (UnionEpilogue<Traits>::copies()) ptx::bulk_wait();
+}
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_TURNED_INPUTS_CUH_
