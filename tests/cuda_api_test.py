@@ -412,28 +412,32 @@ def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
 
 @pytest.mark.parametrize("transpose", (False, True))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (8, 16, 32, 64, 128))
-def test_large_products_give_the_same_bits(kernels, block_size, feature_axis, transpose):
+@pytest.mark.parametrize("mode, block_size", [("bfloat16", bs) for bs in (8, 16, 32, 64, 128)]
+                         + [("tf32", bs) for bs in (32, 64, 128)])
+def test_large_products_give_the_same_bits(kernels, mode, block_size, feature_axis, transpose):
     """As many tiles as fill the GPU for a millisecond, again and again: what a load that comes too
     late spoils, it spoils in some runs of these only."""
     if cuda.find_library("libbsparse_plan.so") is None:
         pytest.skip("libbsparse_plan.so is not built")
     size, batch = 8192, 8192
-    density = {8: 0.05, 16: 0.1}.get(block_size, 0.4)  # above, the dense matrix would be taken
+    # Above, the dense matrix would be taken.
+    density = 0.2 if mode == "tf32" else {8: 0.05, 16: 0.1}.get(block_size, 0.4)
     blocks = size // block_size
     layout = np.random.default_rng(block_size).random((blocks, blocks)) < density
+    dtype = torch.float32 if mode == "tf32" else torch.bfloat16
     generator = torch.Generator("cuda").manual_seed(block_size)
 
     def normal(*shape):
-        return torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+        # TF32 holds such numbers exactly, too.
+        return torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16).to(dtype)
 
-    tile = kernels.tile("bfloat16", block_size, batch, feature_axis=feature_axis,
+    tile = kernels.tile(mode, block_size, batch, feature_axis=feature_axis,
                         blocks=layout.shape, density=density)
     assert tile.kernel != cuda.DENSE
     plan = cuda.Planner().matmul(layout, batch, kernels.device(), tile, transpose)
     w, x = normal(int(layout.sum()), block_size, block_size), normal(batch, size)
-    y = torch.empty(size, size, device="cuda", dtype=torch.bfloat16)
-    call = kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape, plan, x, w, y,
+    y = torch.empty(size, size, device="cuda", dtype=dtype)
+    call = kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x, w, y,
                                   transpose, batch=batch)
     call()
     first = y.clone()
@@ -729,14 +733,20 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
                          segment=(None, 2)[seed // 3 % 2], tile=tile("bfloat16", feature_axis),
                          shape=(9, 7), use_bias=True, activation="gelu",
                          residual=("apart", "y")[seed // 3 % 2])
-    for transpose in (False, True) if block_size > 16 else ():
-        check_matmul(kernels, "tf32", block_size, 1, transpose, 200, seed=8, segment=2,
-                     tile=tile("tf32"), shape=(9, 7), use_gate=transpose,
-                     residual="y" if transpose else None)
+    for seed, (feature_axis, transpose, batch) in enumerate(
+            itertools.product((0, 1), (False, True), (200, 520, 1088)) if block_size > 16 else ()):
+        check_matmul(kernels, "tf32", block_size, feature_axis, transpose, batch, seed=seed,
+                     segment=(None, 2)[seed % 2], tile=tile("tf32", feature_axis), shape=(9, 7),
+                     use_gate=seed % 3 == 0, use_bias=seed % 3 != 1,
+                     activation=("none", "gelu")[seed // 2 % 2],
+                     residual=(None, "apart", "y")[seed % 3])
     # More tiles than a ring has stages, more items than clusters run at once.
     for residual in (None, "apart", "y"):
         check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41),
                      tile=tile("bfloat16"), residual=residual)
+    for feature_axis in (0, 1) if block_size > 16 else ():
+        check_matmul(kernels, "tf32", block_size, feature_axis, False, 1504, shape=(37, 41),
+                     tile=tile("tf32", feature_axis))
 
 
 # In 16 bit, and in TF32, where larger blocks are cells of 32.
