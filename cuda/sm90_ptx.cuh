@@ -402,9 +402,12 @@ template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
   constexpr bool kTf32 = std::is_same_v<Element, float>;
-  static_assert(kN == (kTf32 ? 64 : 256), "the widths that kernels use");
+  static_assert(kTf32 ? kN == 64 || kN == 32 : kN == 256, "the widths that kernels use");
   static_assert(!kTf32 || kTransposeB == 0);
-  if constexpr (kTf32) {
+  if constexpr (kTf32 && kN == 32) {
+    BSPARSE_WGMMA_TF32_OF_REGISTERS(32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20",
+                                    BSPARSE_F16(d, 0));
+  } else if constexpr (kTf32) {
     BSPARSE_WGMMA_TF32_OF_REGISTERS(64, BSPARSE_R32, "%32", "%33", "%34", "%35", "%36",
                                     BSPARSE_F32(d, 0));
   } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {

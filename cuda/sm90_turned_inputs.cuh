@@ -48,13 +48,49 @@ struct TurnedInputs {
   }
 };
 
+// Multiplies a stage with those parts of the warpgroup's outputs that are bits of the constant kPresent; no
+// products may be under way. While a step is multiplied the x of the next is read.
+template <class Traits, int kPresent>
+__device__ __forceinline__ void multiply_turned(const TurnedInputs<Traits>& reader, uint32_t x,
+                                                uint32_t w,
+                                                typename TurnedInputs<Traits>::Step (&inputs)[2],
+                                                float (&sums)[Traits::kBatchTile / 2]) {
+  constexpr int kOutputs = kUnionOutputs / Traits::kMasked;  // of a part
+  const uint64_t weights = ptx::operand(Traits::kLayoutA, w);
+#pragma unroll
+  for (int step = 0; step < Traits::kSteps; ++step) {
+    // The products that had these registers are done; with several parts the compiler finds no registers
+    // for two steps at once.
+    if (Traits::kMasked > kConsumers && step >= 1) {
+      ptx::wgmma_wait<0>();
+    } else if (step >= 2) {
+      ptx::wgmma_wait<1>();
+    }
+    reader.read(x, step, inputs[step % 2]);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int o = 0; o < TurnedInputs<Traits>::kOperands; ++o) {
+#pragma unroll
+      for (int first = 0; first < 64; first += kOutputs) {
+        if ((kPresent >> first / kOutputs & 1) == 0) continue;
+        ptx::wgmma_of_registers<typename Traits::Element, kOutputs, 0>(
+            reinterpret_cast<float(&)[kOutputs / 2]>(sums[32 * o + first / 2]),
+            inputs[step % 2][o],
+            weights + (first * Traits::kRowBytes + step * Traits::kStepA >> 4));
+      }
+    }
+    ptx::wgmma_commit();
+  }
+}
+
 // A consumer warpgroup.
 template <class Traits>
 __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& params,
                                                       const UnionShared<Traits>& shared,
                                                       int group) {
   using Inputs = TurnedInputs<Traits>;
-  static_assert(Traits::kEntries == 1 && Traits::kSteps == 4 && Traits::kRowBytes == 128);
+  static_assert(Traits::kEntries == 1 && Traits::kRowBytes == 128);
+  constexpr int kParts = Traits::kMasked / kConsumers;  // of a warpgroup's outputs
   constexpr int kAccumulators = Traits::kBatchTile / 2;
   const auto release = [&](int stage) {
     release_x(params, shared, stage);
@@ -79,7 +115,8 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
       cursor.advance();
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
-      if ((mask >> group & 1) == 0) {
+      const uint32_t parts = mask >> kParts * group & ((1 << kParts) - 1);
+      if (parts == 0) {
         ptx::wgmma_wait<0>();
         ptx::named_barrier(1 + group, 128);  // all have read the mask
         if (pending >= 0) release(pending);
@@ -87,29 +124,19 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
         pending = -1;
         continue;
       }
-      const uint64_t w = ptx::operand(Traits::kLayoutA,
-                                      shared.w(stage, 0) + group * Traits::kGroupBytesW);
+      // Were any under way across a stage's beginning, the compiler would serialise them all.
+      ptx::wgmma_wait<0>();
+      if (pending >= 0) release(pending);
+      pending = stage;
       const uint32_t x = shared.x(stage, 0);
-#pragma unroll
-      for (int step = 0; step < Traits::kSteps; ++step) {
-        // The products that had these registers are done. Between stages all are, or the compiler
-        // serialises every one.
-        if (step == 0) {
-          ptx::wgmma_wait<0>();
-          if (pending >= 0) release(pending);
-          pending = stage;
-        } else {
-          ptx::wgmma_wait<1>();
-        }
-        reader.read(x, step, inputs[step % 2]);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int o = 0; o < Inputs::kOperands; ++o) {
-          ptx::wgmma_of_registers<typename Traits::Element, 64, 0>(
-              reinterpret_cast<float(&)[32]>(sums[32 * o]), inputs[step % 2][o],
-              w + (step * Traits::kStepA >> 4));
-        }
-        ptx::wgmma_commit();
+      const uint32_t w = shared.w(stage, 0) + group * Traits::kGroupBytesW;
+      // Each set of parts has code of its own: products that a branch comes between are serialised.
+      if (kParts == 2 && parts == 3) {
+        multiply_turned<Traits, 3>(reader, x, w, inputs, sums);
+      } else if (kParts == 2 && parts == 2) {
+        multiply_turned<Traits, 2>(reader, x, w, inputs, sums);
+      } else {
+        multiply_turned<Traits, 1>(reader, x, w, inputs, sums);
       }
     }
     ptx::wgmma_wait_for(sums);

@@ -49,7 +49,8 @@ struct Sm90MatmulTraits {
   static constexpr int kSquareBytes = kColumnFeatures * kColumnFeatures * kSize;  // packed
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
-  static constexpr int kMasked = kConsumers;  // what a mask tells about
+  // What a mask tells about: parts of the outputs whose columns share a product.
+  static constexpr int kMasked = kTurnsInputs && kColumns > kConsumers ? kColumns : kConsumers;
   static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kEntryBytesX = kBatchTile * kRowBytes;
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
@@ -73,7 +74,8 @@ struct Sm90MatmulTraits {
   static constexpr int kBoxBytesY = kRoundBatch * kRowBytesY / kBoxesY;
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Columns that share a product.
-  static constexpr int kSharedColumns = kColumnFeatures < 64 ? 64 / kColumnFeatures : 1;
+  static constexpr int kSharedColumns =
+      kColumnFeatures < 64 && !kTurnsInputs ? 64 / kColumnFeatures : 1;
 
   static constexpr int kZeroBytes = 512;
   static constexpr int kControlBytes = kPacks ? 2048 : 1024;  // barriers, masks, tables, zeros
@@ -143,7 +145,7 @@ struct UnionShared {
   __device__ __forceinline__ uint32_t residual(int group) const {
     return empty_w(Traits::kMaxStages) + 8 * group;
   }
-  // Bit kMasked * e + g: part g of the outputs has a block in entry e of the stage.
+  // Bit kMasked * e + p: part p of the outputs has a block in entry e of the stage.
   __device__ __forceinline__ uint32_t mask(int stage) const {
     return residual(kConsumers) + 4 * stage;
   }
