@@ -10,10 +10,8 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
-// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. dw in TF32 likewise. Its fprop and dx with
-// features last: blocks of 32 and more measured likewise, but at the clocks of a GPU that has idled, at
-// density 1 reckoned. Other TF32, and
-// float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
+// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 likewise, but for fprop and dx of blocks of
+// 8 and 16. These, and float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
 // them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
 // but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never
 // wrongly.
