@@ -142,7 +142,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
         ((64, 0.1, 0), 64, "float32", dict(precision="tf32"), "sm80 small",
-         ["sparse", "a batch above 64"]),
+         ["sparse", "a batch above 64", "small variant"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm80 small", ["sparse", "16 and more", "small variant"]),
         ((8, 0.01), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 4"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
