@@ -87,7 +87,8 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
     cluster = union_ctas(
-        wanted_union_ctas(request.block_size, request.feature_axis, request.density),
+        wanted_union_ctas(request.block_size, static_cast<int>(element_size(request.dtype)),
+                          request.feature_axis, request.density),
         (int64_t{request.out_blocks} * request.block_size - 1) / kUnionOutputs + 1,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }

@@ -66,7 +66,12 @@ constexpr int32_t sms_of_clusters(int32_t sm_count, int32_t ctas) {
 
 // CTAs that send each other the x they share. More of them read less of it, but wait for each other,
 // and are fewer in all; measured on an H100 (docs/kernel-notes.md).
-constexpr int32_t wanted_union_ctas(int block_size, int feature_axis, float density) {
+constexpr int32_t wanted_union_ctas(int block_size, int element_size, int feature_axis,
+                                    float density) {
+  if (element_size == 4) {  // twice the bytes to share
+    if (feature_axis == 1) return 8;
+    if (block_size > 32) return density > 0.35f ? 2 : 8;
+  }
   if (block_size <= 32) {
     if (feature_axis == 0) return block_size == 32 && density <= 0.02f ? 8 : 2;
     // Columns of scale-free and clustered layouts have much in common: on 8 CTAs blocks of 32 are a fifth faster
