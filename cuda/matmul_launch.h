@@ -13,7 +13,7 @@
 namespace bsparse {
 
 // The workspace of a matmul: partials, then, with items of one column, the plan without gated
-// blocks; of streams the partials' flags; of Hopper's TF32 products the weights transposed.
+// blocks; of streams the partials' flags; of Hopper's TF32 products the weights rearranged.
 struct MatmulWorkspace {
   size_t items = 0, entries = 0, flags = 0, weights = 0, bytes;  // offsets, and the whole
 

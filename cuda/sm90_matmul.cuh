@@ -8,9 +8,9 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ, which TF32 has no choice of
-// (sm90_turned_inputs.cuh). Where 64 outputs are several
-// columns, a missing block of the 64 counts as zeros: in registers (sm90_packed_weights.cuh), or of TF32
-// in boxes outside the tensor, which the copy engine fills.
+// (sm90_turned_inputs.cuh). Where 64 outputs are several columns, a missing block of the 64 counts as
+// zeros: in registers (sm90_packed_weights.cuh), or of TF32 with features last in boxes outside the tensor,
+// which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
