@@ -29,7 +29,7 @@ bool is_stream(const bsparse_tile_request& request) {
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
-  // A small batch would not repay the transposing of its weights.
+  // A small batch would not repay the rearranging of its weights.
   const bool tf32_product =
       request.float32_math == BSPARSE_FLOAT32_TF32 &&
       (request.is_dw || request.batch > kUnionSmallBatch);

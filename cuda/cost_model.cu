@@ -56,7 +56,7 @@ constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {3, 11, 30, 31, 32};
 constexpr double kMatmulDwFloat32[5] = {3, 9, 18, 24, 28};
 constexpr double kDense16 = 750, kDenseFloat32 = 50;
-// [dw or not][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
+// [fprop and dx, dw][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
 // last, and fprop with features first, of which and dx this is the mean.
 constexpr double kDenseTf32[2][2] = {{330, 400}, {356, 256}};
 

@@ -7,8 +7,8 @@
 // activations read from L2, not arithmetic, are what limits a block-sparse product.
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
-// feature axes and both transposes: only the operands' majors differ, which TF32 has no choice of
-// (sm90_turned_inputs.cuh). Where 64 outputs are several columns, a missing block of the 64 counts as
+// feature axes and both transposes: only the operands' majors differ. TF32 has no choice of these, so with
+// features first the batch lies along M (sm90_turned_inputs.cuh). Where 64 outputs are several columns, a missing block of the 64 counts as
 // zeros: in registers (sm90_packed_weights.cuh), or of TF32 with features last in boxes outside the tensor,
 // which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
@@ -82,7 +82,8 @@ __device__ __forceinline__ void consume(const UnionMatmulParams& params,
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
       // Bit e: this warpgroup has a block in entry e.
-      static_assert(kConsumers == 2 && Traits::kEntries <= 2, "as the masks are written here");
+      static_assert(kConsumers == 2 && Traits::kMasked == 2 && Traits::kEntries <= 2,
+                    "as the masks are written here");
       const uint32_t mine = (mask >> group & 1) | (mask >> (group + 1) & 2);
       const bool multiplies = mine != 0;
       if (multiplies) {

@@ -49,7 +49,7 @@ struct TurnedInputs {
 };
 
 // Multiplies a stage with those parts of the warpgroup's outputs that are bits of the constant kPresent; no
-// products may be under way. While a step is multiplied the x of the next is read.
+// products may be under way. With one part the x of a step is read while the step before is multiplied.
 template <class Traits, int kPresent>
 __device__ __forceinline__ void multiply_turned(const TurnedInputs<Traits>& reader, uint32_t x,
                                                 uint32_t w,
@@ -90,7 +90,8 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
                                                       int group) {
   using Inputs = TurnedInputs<Traits>;
   static_assert(Traits::kEntries == 1 && Traits::kRowBytes == 128);
-  constexpr int kParts = Traits::kMasked / kConsumers;  // of a warpgroup's outputs
+  static_assert(!DeferredRound<Traits>::kUsed, "nothing here finishes one");
+  constexpr int kGroupParts = Traits::kMasked / kConsumers;  // of a warpgroup's outputs
   constexpr int kAccumulators = Traits::kBatchTile / 2;
   const auto release = [&](int stage) {
     release_x(params, shared, stage);
@@ -115,7 +116,7 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
       cursor.advance();
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
-      const uint32_t parts = mask >> kParts * group & ((1 << kParts) - 1);
+      const uint32_t parts = mask >> kGroupParts * group & ((1 << kGroupParts) - 1);
       if (parts == 0) {
         ptx::wgmma_wait<0>();
         ptx::named_barrier(1 + group, 128);  // all have read the mask
@@ -131,9 +132,9 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
       const uint32_t x = shared.x(stage, 0);
       const uint32_t w = shared.w(stage, 0) + group * Traits::kGroupBytesW;
       // Each set of parts has code of its own: products that a branch comes between are serialised.
-      if (kParts == 2 && parts == 3) {
+      if (kGroupParts == 2 && parts == 3) {
         multiply_turned<Traits, 3>(reader, x, w, inputs, sums);
-      } else if (kParts == 2 && parts == 2) {
+      } else if (kGroupParts == 2 && parts == 2) {
         multiply_turned<Traits, 2>(reader, x, w, inputs, sums);
       } else {
         multiply_turned<Traits, 1>(reader, x, w, inputs, sums);

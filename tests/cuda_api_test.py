@@ -373,36 +373,41 @@ def test_matmul_dw_of_lists(kernels, mode, block_size, feature_axis):
                             tile=dense_tile())
 
 
+# Kernels whose CTAs take tile after tile.
+LARGE_CELLS = ([("bfloat16", block_size) for block_size in (8, 16, 32, 64, 128)]
+               + [("tf32", block_size) for block_size in (32, 64, 128)])
+
+
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size", (8, 16, 32, 64, 128))
-def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
+@pytest.mark.parametrize("mode, block_size", LARGE_CELLS)
+def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis):
     """The same plan on few and on many multiprocessors: kernels whose CTAs take tile after tile."""
     if kernels.device().compute_capability != 90:
         pytest.skip("unions are for compute capability 9.0")
     rng = np.random.default_rng(block_size)
     layout = random_layout(rng, (37, 41) if block_size < 64 else (19, 21), 0.2)
-    w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), "bfloat16")
-    x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), "bfloat16")
+    w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), mode)
+    x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), mode)
             for side in layout.shape)
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
     for ctas in (1, 2, 4):
-        tile = union_tile(kernels, ctas, "bfloat16", block_size, feature_axis)
+        tile = union_tile(kernels, ctas, mode, block_size, feature_axis)
         plan = cuda.matmul_plan(layout, tile, segment=5)
         results = []
         for max_ctas in (0, 1, 12, 64, 131):
             result = torch.full_like(y, float("nan"))
-            kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape, plan, x, w,
+            kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x, w,
                                    result, max_ctas=max_ctas)()
             results.append(result)
         assert bool(torch.isfinite(results[0]).all())
         assert all(torch.equal(results[0], other) for other in results[1:])
-    tile = kernels.tile("bfloat16", block_size, 1096, is_dw=True, feature_axis=feature_axis)
+    tile = kernels.tile(mode, block_size, 1096, is_dw=True, feature_axis=feature_axis)
     if tile.kernel not in (cuda.SM90, cuda.SM90_DW_TILES):
         return
     gradients = []
     for max_ctas in (0, 1, 13, 64, 131):
         dw = torch.full_like(w, float("nan"))
-        kernels.prepare_matmul_dw("bfloat16", block_size, feature_axis, layout.shape,
+        kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape,
                                   cuda.matmul_dw_plan(layout, tile, 5), x, y, dw,
                                   max_ctas=max_ctas)()
         gradients.append(dw)
@@ -412,16 +417,14 @@ def test_bits_do_not_depend_on_the_grid(kernels, block_size, feature_axis):
 
 @pytest.mark.parametrize("transpose", (False, True))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("mode, block_size", [("bfloat16", bs) for bs in (8, 16, 32, 64, 128)]
-                         + [("tf32", bs) for bs in (32, 64, 128)])
+@pytest.mark.parametrize("mode, block_size", LARGE_CELLS)
 def test_large_products_give_the_same_bits(kernels, mode, block_size, feature_axis, transpose):
     """As many tiles as fill the GPU for a millisecond, again and again: what a load that comes too
     late spoils, it spoils in some runs of these only."""
     if cuda.find_library("libbsparse_plan.so") is None:
         pytest.skip("libbsparse_plan.so is not built")
     size, batch = 8192, 8192
-    # Above, the dense matrix would be taken.
-    density = 0.2 if mode == "tf32" else {8: 0.05, 16: 0.1}.get(block_size, 0.4)
+    density = {8: 0.05, 16: 0.1}.get(block_size, 0.4)  # above, the dense matrix would be taken
     blocks = size // block_size
     layout = np.random.default_rng(block_size).random((blocks, blocks)) < density
     dtype = torch.float32 if mode == "tf32" else torch.bfloat16
@@ -588,19 +591,22 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
 
 @pytest.mark.parametrize("activation", ("none", "relu", "gelu"))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("block_size, batch", ((16, 136), (32, 72), (32, 136), (64, 72)))
-def test_nan_and_inf_travel_as_in_a_dense_product(kernels, block_size, batch, feature_axis,
+@pytest.mark.parametrize("mode, block_size, batch", [
+    *(("bfloat16", *cell) for cell in ((16, 136), (32, 72), (32, 136), (64, 72))),
+    *(("tf32", *cell) for cell in ((32, 136), (32, 96), (64, 136), (128, 96)))])
+def test_nan_and_inf_travel_as_in_a_dense_product(kernels, mode, block_size, batch, feature_axis,
                                                   activation):
     """To all outputs joined to them, and to no other batch entry. Missing blocks count as zeros
     where columns share a product."""
     layout = np.array([[True, True], [True, False]])
-    w = torch.ones((3, block_size, block_size), dtype=torch.bfloat16, device="cuda")
-    x = torch.ones((batch, 2 * block_size), dtype=torch.bfloat16, device="cuda")
+    dtype = torch.float32 if mode == "tf32" else torch.bfloat16
+    w = torch.ones((3, block_size, block_size), dtype=dtype, device="cuda")
+    x = torch.ones((batch, 2 * block_size), dtype=dtype, device="cuda")
     x[3, 5], x[9, block_size + 8] = float("nan"), float("inf")
     x_in = x if feature_axis == 1 else x.t().contiguous()
     y = torch.zeros_like(x_in)
-    tile = kernels.tile("bfloat16", block_size, batch, feature_axis=feature_axis)
-    kernels.prepare_matmul("bfloat16", block_size, feature_axis, layout.shape,
+    tile = kernels.tile(mode, block_size, batch, feature_axis=feature_axis)
+    kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape,
                            cuda.matmul_plan(layout, tile), x_in, w, y, activation=activation)()
     got = float64(y if feature_axis == 1 else y.t())
     assert np.isnan(got[3]).all() and np.isinf(got[9, :block_size]).all()
@@ -734,12 +740,13 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
                          shape=(9, 7), use_bias=True, activation="gelu",
                          residual=("apart", "y")[seed // 3 % 2])
     for seed, (feature_axis, transpose, batch) in enumerate(
-            itertools.product((0, 1), (False, True), (200, 520, 1088)) if block_size > 16 else ()):
+            itertools.product((0, 1), (False, True), (96, 200, 520, 1088))
+            if block_size > 16 else ()):
         check_matmul(kernels, "tf32", block_size, feature_axis, transpose, batch, seed=seed,
-                     segment=(None, 2)[seed % 2], tile=tile("tf32", feature_axis), shape=(9, 7),
-                     use_gate=seed % 3 == 0, use_bias=seed % 3 != 1,
+                     segment=(None, 2)[seed // 4 % 2], tile=tile("tf32", feature_axis),
+                     shape=(9, 7), use_gate=seed % 3 == 0, use_bias=seed % 5 != 1,
                      activation=("none", "gelu")[seed // 2 % 2],
-                     residual=(None, "apart", "y")[seed % 3])
+                     residual=(None, "apart", "y")[seed // 2 % 3])
     # More tiles than a ring has stages, more items than clusters run at once.
     for residual in (None, "apart", "y"):
         check_matmul(kernels, "bfloat16", block_size, 1, False, 1500, shape=(37, 41),

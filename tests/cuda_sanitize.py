@@ -17,7 +17,6 @@ import types
 import cuda_binding as cuda
 import numpy as np
 
-BATCH = 520  # three batch tiles of 256, the last nearly empty; more stages than a ring has
 LAYOUTS = {8: (19, 23), 16: (13, 11), 32: (9, 11), 64: (5, 6), 128: (3, 4)}
 
 
@@ -89,9 +88,10 @@ def read_as(array, mode):
 class Products:
     """Products of one layout whose results are small whole numbers, exact in every mode."""
 
-    def __init__(self, driver, kernels, planner, mode, block_size, feature_axis):
+    def __init__(self, driver, kernels, planner, mode, block_size, feature_axis, batch):
         self.driver, self.kernels, self.planner = driver, kernels, planner
         self.mode, self.block_size, self.feature_axis = mode, block_size, feature_axis
+        self.batch = batch
         self.random = np.random.default_rng(0)
         self.layout = self.random.random(LAYOUTS[block_size]) < 0.35
         self.layout[0, 0] = True
@@ -108,7 +108,7 @@ class Products:
 
     def activations(self, blocks):
         features = blocks * self.block_size
-        values = self.numbers(BATCH, features)
+        values = self.numbers(self.batch, features)
         return values, self.array(values if self.feature_axis == 1 else values.T)
 
     def dense(self):
@@ -118,7 +118,8 @@ class Products:
         return dense
 
     def check_matmul(self, transpose, ctas):
-        tile = self.kernels.tile(self.mode, self.block_size, BATCH, feature_axis=self.feature_axis)
+        tile = self.kernels.tile(self.mode, self.block_size, self.batch,
+                                 feature_axis=self.feature_axis)
         if tile.kernel in (cuda.SM90, cuda.SM90_SMALL):
             tile.columns, tile.ctas_per_sm = ctas * tile.cta_columns, 1
         elif ctas > 1:
@@ -127,7 +128,7 @@ class Products:
         values, x = self.activations(in_blocks)
         truth = values @ (self.dense().T if transpose else self.dense())
         y = self.array(np.full(truth.shape[::1 if self.feature_axis == 1 else -1], np.nan))
-        plan = self.planner.matmul(self.layout, BATCH, self.kernels.device(), tile, transpose)
+        plan = self.planner.matmul(self.layout, self.batch, self.kernels.device(), tile, transpose)
         self.kernels.prepare_matmul(self.mode, self.block_size, self.feature_axis,
                                     self.layout.shape, plan, x, self.array(self.w), y,
                                     transpose)()
@@ -136,7 +137,7 @@ class Products:
         return 1
 
     def check_dw(self, ctas):
-        tile = self.kernels.tile(self.mode, self.block_size, BATCH, is_dw=True,
+        tile = self.kernels.tile(self.mode, self.block_size, self.batch, is_dw=True,
                                  feature_axis=self.feature_axis)
         if tile.kernel == cuda.SM90_DW_TILES:
             tile.columns = ctas * tile.cta_columns
@@ -145,7 +146,7 @@ class Products:
         (x_values, x), (dy_values, dy) = (self.activations(side) for side in self.layout.shape)
         truth, bs = x_values.T @ dy_values, self.block_size
         dw = Array(self.driver, np.full(self.w.shape, np.nan, np.float32))
-        plan = self.planner.matmul_dw(self.layout, BATCH, self.kernels.device(), tile)
+        plan = self.planner.matmul_dw(self.layout, self.batch, self.kernels.device(), tile)
         self.kernels.prepare_matmul_dw(self.mode, bs, self.feature_axis, self.layout.shape, plan,
                                        x, dy, dw)()
         wanted = [truth[c * bs:(c + 1) * bs, k * bs:(k + 1) * bs] for c, k in self.coords]
@@ -162,13 +163,16 @@ def main():
     parser.add_argument("--feature-axis", type=int, nargs="*", default=[0, 1], choices=[0, 1])
     parser.add_argument("--ctas", type=int, nargs="*", default=[1, 2, 4],
                         help="of a cluster, where kernels have some")
+    # Three batch tiles of 256, the last nearly empty; more stages than a ring has. Of batches that are a
+    # multiple of 64 a tile of x with features first is one copy.
+    parser.add_argument("--batch", type=int, nargs="*", default=[520, 576])
     parser.add_argument("--only", choices=["matmul", "dw"])
     args = parser.parse_args()
     driver = Driver()
     cuda.torch = stand_in_for_torch(driver)
     kernels, planner, run = cuda.Kernels(), cuda.Planner(), 0
-    for block_size, axis in itertools.product(args.block_size, args.feature_axis):
-        products = Products(driver, kernels, planner, args.mode, block_size, axis)
+    for cell in itertools.product(args.block_size, args.feature_axis, args.batch):
+        products = Products(driver, kernels, planner, args.mode, *cell)
         for ctas in args.ctas:
             if args.only != "dw":
                 run += sum(products.check_matmul(transpose, ctas) for transpose in (False, True))

@@ -11,6 +11,8 @@
 namespace bsparse {
 
 inline constexpr int kSmallWorldPlanNumbers = 13;
+// A plan has another field? Then it is to be written and read here, too.
+static_assert(sizeof(bsparse_matmul_plan) == 9 * sizeof(int32_t) + 4 + 4 * sizeof(void*));
 
 // `tables` holds the plans' tables of all products; this plan's begin at `begin`. The plan's pointers
 // point into `own`.

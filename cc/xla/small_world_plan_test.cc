@@ -1,5 +1,8 @@
 #include "cc/xla/small_world_plan.h"
 
+#include <cstdint>
+#include <vector>
+
 #include "gtest/gtest.h"
 
 namespace bsparse {
