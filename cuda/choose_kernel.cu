@@ -63,12 +63,12 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
 Choice choose_kernel(const bsparse_tile_request& request, int compute_capability,
                      bool assume_cublas) {
   Choice choice{};
-  choice.seconds = product_seconds(request);
-  choice.dense = why_dense(request, choice.seconds, assume_cublas);
   choice.hopper = why_hopper(request, compute_capability);
-  choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER
-                      ? BSPARSE_DENSE
-                      : sparse_family(request, choice.hopper == BSPARSE_HOPPER_SUITS);
+  const bool hopper = choice.hopper == BSPARSE_HOPPER_SUITS;
+  choice.seconds = product_seconds(request, hopper);
+  choice.dense = why_dense(request, choice.seconds, assume_cublas);
+  choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE
+                                                          : sparse_family(request, hopper);
   return choice;
 }
 

@@ -10,8 +10,8 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
-// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 likewise, but for fprop and dx of blocks of
-// 8 and 16. These, and float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
+// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 likewise. By sm80 TF32 and
+// float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
 // them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
 // but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never
 // wrongly.
@@ -37,8 +37,8 @@ constexpr Rates kMatmulDw16[5][2] = {
     {{{430, 570, 590}}, {{430, 570, 590}}},
 };
 constexpr Rates kMatmulTf32[5][2] = {
-    {{{8, 8, 8}}, {{8, 8, 8}}},
-    {{{27, 27, 27}}, {{27, 27, 27}}},
+    {},  // no such kernels
+    {},
     {{{97, 152, 225}}, {{110, 160, 250}}},
     {{{121, 171, 250}}, {{129, 224, 290}}},
     {{{150, 202, 255}}, {{161, 244, 260}}},
@@ -50,7 +50,9 @@ constexpr Rates kMatmulDwTf32[5][2] = {
     {{{110, 163, 165}}, {{95, 126, 128}}},
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
-// [block size], at any density
+// [block size], at any density. TF32 by sm80: of blocks of 8 and 16, unaligned memory, other GPUs.
+constexpr double kMatmulTf32Sm80[5] = {8, 27, 80, 110, 115};
+constexpr double kMatmulDwTf32Sm80[5] = {6, 21, 42, 68, 96};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {3, 11, 30, 31, 32};
@@ -82,7 +84,7 @@ double interpolate(const Rates& rates, double density) {
 }
 
 // `row`: of the tables.
-double sparse_rate(const bsparse_tile_request& request, int row) {
+double sparse_rate(const bsparse_tile_request& request, bool hopper, int row) {
   const int axis = request.feature_axis == 1 ? 1 : 0;
   if (request.dtype != BSPARSE_FLOAT32) {
     return interpolate((request.is_dw ? kMatmulDw16 : kMatmul16)[row][axis], request.density);
@@ -93,12 +95,13 @@ double sparse_rate(const bsparse_tile_request& request, int row) {
   if (request.float32_math == BSPARSE_FLOAT32_TF32X3) {
     return request.is_dw ? kMatmulDwTf32x3[row] : kMatmulTf32x3[row];
   }
+  if (!hopper) return (request.is_dw ? kMatmulDwTf32Sm80 : kMatmulTf32Sm80)[row];
   return interpolate((request.is_dw ? kMatmulDwTf32 : kMatmulTf32)[row][axis], request.density);
 }
 
 }  // namespace
 
-ProductSeconds product_seconds(const bsparse_tile_request& request) {
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper) {
   int row = 0;
   while (8 << row < request.block_size) ++row;
   const int axis = request.feature_axis == 1 ? 1 : 0;
@@ -121,7 +124,7 @@ ProductSeconds product_seconds(const bsparse_tile_request& request) {
       (request.in_blocks + request.out_blocks) * bs * size * request.batch / kMemoryRate;
   const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) +
                        (dense_bytes + sums_bytes) / kMemoryRate + kLaunch + kDenseLaunches;
-  const double sparse = std::max(density * flops / (sparse_rate(request, row) * 1e12),
+  const double sparse = std::max(density * flops / (sparse_rate(request, hopper, row) * 1e12),
                                  activations_seconds + blocks_seconds) +
                         kLaunch;
   return {sparse, dense};

@@ -11,7 +11,8 @@ struct ProductSeconds {
   double sparse, dense;
 };
 
-ProductSeconds product_seconds(const bsparse_tile_request& request);
+// `hopper`: whether Hopper's kernels suit it.
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper);
 
 // Whether the dense matrix is worth its scratch memory.
 bool dense_is_faster(const ProductSeconds& seconds);
