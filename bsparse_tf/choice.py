@@ -45,7 +45,10 @@ _HOPPER_REASONS = (
     "not the Hopper family: with TF32 its blocks are 32 and more, of 16 bit with a batch up to 64 in "
     "fprop and dx 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
-    "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8",
+    "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
+    "TF32 of 4",
+    "not the Hopper family: with TF32 that is for dense products of 2^29 multiplications and more, "
+    "since smaller ones are computed more exactly otherwise",
 )
 
 # Why one of a family's kernels and not another.

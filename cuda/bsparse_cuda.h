@@ -113,7 +113,8 @@ typedef enum {
   BSPARSE_HOPPER_NEEDS_16_BIT = 2,
   BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS = 3,
   BSPARSE_HOPPER_NEEDS_ALIGNMENT = 4,
-  BSPARSE_HOPPER_NEEDS_OTHER_BATCH = 5,  // not empty; with features first a multiple of 8
+  BSPARSE_HOPPER_NEEDS_OTHER_BATCH = 5,  // not empty; with features first of 16 bytes or a multiple
+  BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT = 6,
 } bsparse_hopper_reason;
 
 // What get_tile would choose, and why: for people.

@@ -26,6 +26,15 @@ bool is_stream(const bsparse_tile_request& request) {
          streams(request.block_size, request.batch);
 }
 
+// Of fewer multiplications than this cuBLAS computes a TF32 product with so small an error that Hopper's
+// products, which are its own choice from here on, err more than twice as much. Those of sm80 do not.
+constexpr double kLargeTf32Product = 512.0 * 1024 * 1024;
+
+double dense_products(const bsparse_tile_request& request) {
+  const double bs = request.block_size;
+  return request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
+}
+
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
@@ -39,8 +48,11 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   if (small && !request.is_dw && !is_stream(request)) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
   if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
-      (request.feature_axis == 0 && request.batch % 8 != 0)) {
+      (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
     return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
+  }
+  if (tf32_product && !request.is_dw && dense_products(request) < kLargeTf32Product) {
+    return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
   }
   return BSPARSE_HOPPER_SUITS;
 }

@@ -583,7 +583,10 @@ class Kernels:
 
     @staticmethod
     def request(dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False, aligned=True,
-                blocks=(1, 1), density=0.0, pairs=1):
+                blocks=None, density=0.0, pairs=1):
+        """`blocks`, unless given: such that no kernel is left out because the product is small, nor
+        a cluster chosen because it is large."""
+        blocks = blocks or ((1, 1) if is_dw else (1 << 23, 1))
         return TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw,
                            FLOAT32_MATH.get(dtype, 0), gated, aligned, pairs, density, batch)
 
