@@ -5,12 +5,11 @@
 namespace bsparse {
 namespace {
 
-constexpr int kTile = 32;
 constexpr int kRowsAtOnce = 8;
 constexpr int64_t kMaxCtas = 1 << 16;
 
 // A CTA takes tiles of kTile x kTile elements of a block.
-template <bool kTranspose, bool kInterleave>
+template <int kTile, bool kTranspose, bool kInterleave>
 __global__ void arrange_blocks_kernel(const float* w, float* out, int64_t tiles, int block_size) {
   __shared__ float tile[kTile][kTile + 1];
   const int across = block_size / kTile;
@@ -33,17 +32,26 @@ __global__ void arrange_blocks_kernel(const float* w, float* out, int64_t tiles,
   }
 }
 
-}  // namespace
-
-cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream) {
+template <int kTile>
+void launch(const ArrangeBlocks& args, cudaStream_t stream) {
   const int across = args.block_size / kTile;
   const int64_t tiles = int64_t{args.num_blocks} * across * across;
   const auto kernel =
-      args.interleave ? (args.transpose ? &arrange_blocks_kernel<true, true>
-                                        : &arrange_blocks_kernel<false, true>)
-                      : &arrange_blocks_kernel<true, false>;
+      args.interleave ? (args.transpose ? &arrange_blocks_kernel<kTile, true, true>
+                                        : &arrange_blocks_kernel<kTile, false, true>)
+                      : &arrange_blocks_kernel<kTile, true, false>;
   kernel<<<static_cast<unsigned>(std::min(tiles, kMaxCtas)), dim3(kTile, kRowsAtOnce), 0, stream>>>(
       args.w, args.out, tiles, args.block_size);
+}
+
+}  // namespace
+
+cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream) {
+  if (args.block_size == 16) {
+    launch<16>(args, stream);
+  } else {
+    launch<32>(args, stream);
+  }
   return cudaGetLastError();
 }
 

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   ptx::cluster_barrier();
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == kConsumers) {
-    ptx::give_registers<72>();
+    ptx::give_registers<Traits::kProducerRegisters>();
     const int producer = static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers;
     using Weights = std::conditional_t<Traits::kPacks, PackedStage<Traits>,
                                        StageRecord<Traits, WeightRecord<Traits>>>;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
                                                                       producer - kTurnsX);
     }
   } else {
-    ptx::take_registers<216>();
+    ptx::take_registers<Traits::kConsumerRegisters>();
     if constexpr (Traits::kPacks) {
       consume_packed_weights(params, shared, warpgroup);
     } else if constexpr (Traits::kTurnsInputs) {

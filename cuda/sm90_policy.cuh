@@ -34,7 +34,7 @@ struct UnionTile {
 constexpr UnionTile union_tile(int features, int element_size, bsparse_kernel family) {
   const int most = line_elements(element_size);
   const int depth = features < most ? features : most;
-  return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, depth < most ? 64 / depth : 1};
+  return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, most / depth};
 }
 
 // Stages of a ring with packed weights, at most.
@@ -141,7 +141,7 @@ constexpr bool streams(int block_size, int64_t batch) {
 constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
 
 constexpr int smallest_union_block(int64_t batch, int element_size) {
-  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 8 : 32;
+  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 8 : 16;
 }
 
 }  // namespace bsparse

@@ -55,7 +55,7 @@ __device__ __forceinline__ void multiply_turned(const TurnedInputs<Traits>& read
                                                 uint32_t w,
                                                 typename TurnedInputs<Traits>::Step (&inputs)[2],
                                                 float (&sums)[Traits::kBatchTile / 2]) {
-  constexpr int kOutputs = kUnionOutputs / Traits::kMasked;  // of a part
+  constexpr int kOutputs = Traits::kPartFeatures;
   const uint64_t weights = ptx::operand(Traits::kLayoutA, w);
 #pragma unroll
   for (int step = 0; step < Traits::kSteps; ++step) {
@@ -89,9 +89,13 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
                                                       const UnionShared<Traits>& shared,
                                                       int group) {
   using Inputs = TurnedInputs<Traits>;
-  static_assert(Traits::kEntries == 1 && Traits::kRowBytes == 128);
   static_assert(!DeferredRound<Traits>::kUsed, "nothing here finishes one");
   constexpr int kGroupParts = Traits::kMasked / kConsumers;  // of a warpgroup's outputs
+  // Bits of a mask, shifted to the warpgroup's.
+  constexpr uint32_t kEntryParts = (1 << kGroupParts) - 1;
+  constexpr uint32_t kStageParts =
+      Traits::kEntries == 2 ? kEntryParts << Traits::kMasked | kEntryParts : kEntryParts;
+  static_assert(Traits::kEntries <= 2, "as the masks are read here");
   constexpr int kAccumulators = Traits::kBatchTile / 2;
   const auto release = [&](int stage) {
     release_x(params, shared, stage);
@@ -116,7 +120,7 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
       cursor.advance();
       // The same in all lanes, as the compiler must know: products are the whole warpgroup's.
       const uint32_t mask = __shfl_sync(~0u, ptx::load_shared(shared.mask(stage)), 0);
-      const uint32_t parts = mask >> kGroupParts * group & ((1 << kGroupParts) - 1);
+      const uint32_t parts = mask >> kGroupParts * group & kStageParts;
       if (parts == 0) {
         ptx::wgmma_wait<0>();
         ptx::named_barrier(1 + group, 128);  // all have read the mask
@@ -125,20 +129,25 @@ __device__ __forceinline__ void consume_turned_inputs(const UnionMatmulParams& p
         pending = -1;
         continue;
       }
-      // Were any under way across a stage's beginning, the compiler would serialise them all.
-      ptx::wgmma_wait<0>();
-      if (pending >= 0) release(pending);
-      pending = stage;
-      const uint32_t x = shared.x(stage, 0);
-      const uint32_t w = shared.w(stage, 0) + group * Traits::kGroupBytesW;
-      // Each set of parts has code of its own: products that a branch comes between are serialised.
-      if (kGroupParts == 2 && parts == 3) {
-        multiply_turned<Traits, 3>(reader, x, w, inputs, sums);
-      } else if (kGroupParts == 2 && parts == 2) {
-        multiply_turned<Traits, 2>(reader, x, w, inputs, sums);
-      } else {
-        multiply_turned<Traits, 1>(reader, x, w, inputs, sums);
+#pragma unroll 1
+      for (int e = 0; e < Traits::kEntries; ++e) {
+        const uint32_t x = shared.x(stage, e);
+        const uint32_t w = shared.w(stage, e) + group * Traits::kGroupBytesW;
+        // Were any under way across an entry's beginning, the compiler would serialise them all.
+        ptx::wgmma_wait<0>();
+        if (pending >= 0) release(pending);
+        pending = -1;
+        // Each set of parts has code of its own: products that a branch comes between are serialised.
+        const uint32_t present = parts >> Traits::kMasked * e & kEntryParts;
+        if (kGroupParts == 2 && present == 3) {
+          multiply_turned<Traits, 3>(reader, x, w, inputs, sums);
+        } else if (kGroupParts == 2 && present == 2) {
+          multiply_turned<Traits, 2>(reader, x, w, inputs, sums);
+        } else if (present != 0) {
+          multiply_turned<Traits, 1>(reader, x, w, inputs, sums);
+        }
       }
+      pending = stage;
     }
     ptx::wgmma_wait_for(sums);
     if (pending >= 0) release(pending);

@@ -50,7 +50,8 @@ struct Sm90MatmulTraits {
   static constexpr int kGroupBytesW = 64 * kRowBytes;  // of w for one warpgroup and entry
   static constexpr int kBoxesW = kUnionOutputs / kRows;
   // What a mask tells about: parts of the outputs whose columns share a product.
-  static constexpr int kMasked = kTurnsInputs && kColumns > kConsumers ? kColumns : kConsumers;
+  static constexpr int kPartFeatures = kTurnsInputs && kColumnFeatures <= 32 ? 32 : 64;
+  static constexpr int kMasked = kUnionOutputs / kPartFeatures;
   static constexpr int kMaskedBytes = kUnionOutputs / kMasked * kRowBytes;
   static constexpr int kEntryBytesX = kBatchTile * kRowBytes;
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
@@ -75,7 +76,13 @@ struct Sm90MatmulTraits {
   static constexpr int kGroupBytesY = 64 * kRoundBatch * kSize;
   // Columns that share a product.
   static constexpr int kSharedColumns =
-      kColumnFeatures < 64 && !kTurnsInputs ? 64 / kColumnFeatures : 1;
+      kColumnFeatures < kPartFeatures ? kPartFeatures / kColumnFeatures : 1;
+
+  // Of a thread: 504 for a producer and two consumers. Producers hold the records of stages to come; turned inputs
+  // need every register they can have.
+  static constexpr int kProducerRegisters =
+      !kPacks && !kTurnsInputs && kEntries * kColumns > 8 ? 88 : 72;
+  static constexpr int kConsumerRegisters = (504 - kProducerRegisters) / kConsumers;
 
   static constexpr int kZeroBytes = 512;
   static constexpr int kControlBytes = kPacks ? 2048 : 1024;  // barriers, masks, tables, zeros

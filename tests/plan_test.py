@@ -136,7 +136,9 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.1), 129, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
         ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
-        ((16, 0.01), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "with TF32"]),
+        ((16, 0.1), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
+        ((16, 0.1, 0), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
+        ((8, 0.01), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "with TF32"]),
         ((64, 0.1), 8192, "float32", dict(precision="tf32x3"), "sm80", ["sparse", "for float16"]),
         # What keeps a product from them, one thing at a time.
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
