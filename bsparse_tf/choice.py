@@ -53,7 +53,8 @@ _HOPPER_REASONS = (
 
 # Why one of a family's kernels and not another.
 _VARIANT_REASONS = {
-    "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
+    "sm80 small": "the small variant: a large tile would be mostly empty at this batch, or this is a "
+    "small product in TF32, whose sums this variant makes outside the tensor cores",
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",

@@ -26,13 +26,15 @@ bool is_stream(const bsparse_tile_request& request) {
          streams(request.block_size, request.batch);
 }
 
-// Of fewer multiplications than this cuBLAS computes a TF32 product with so small an error that Hopper's
-// products, which are its own choice from here on, err more than twice as much. Those of sm80 do not.
-constexpr double kLargeTf32Product = 512.0 * 1024 * 1024;
-
-double dense_products(const bsparse_tile_request& request) {
+// A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
+// two to four times as much, which from here on cuBLAS's do, too. `sm80 small` adds outside of them.
+bool is_small_tf32_product(const bsparse_tile_request& request) {
+  constexpr double kLarge = 512.0 * 1024 * 1024;
   const double bs = request.block_size;
-  return request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
+  const double dense_products =
+      request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
+  return !request.is_dw && request.dtype == BSPARSE_FLOAT32 &&
+         request.float32_math == BSPARSE_FLOAT32_TF32 && dense_products < kLarge;
 }
 
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
@@ -51,9 +53,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
       (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
     return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
   }
-  if (tf32_product && !request.is_dw && dense_products(request) < kLargeTf32Product) {
-    return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
-  }
+  if (is_small_tf32_product(request)) return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
   return BSPARSE_HOPPER_SUITS;
 }
 
@@ -65,7 +65,10 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
                ? BSPARSE_SM90_DW_TILES
                : BSPARSE_SM90;
   }
-  if (!hopper) return request.batch <= kSmallBatch ? BSPARSE_SM80_SMALL : BSPARSE_SM80;
+  if (!hopper) {
+    return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL
+                                                                          : BSPARSE_SM80;
+  }
   if (is_stream(request)) return BSPARSE_SM90_STREAM;
   return request.batch <= kUnionSmallBatch ? BSPARSE_SM90_SMALL : BSPARSE_SM90;
 }

@@ -8,8 +8,8 @@
 //
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. TF32 has no choice of these, so with
-// features first the batch lies along M (sm90_turned_inputs.cuh). Where 64 outputs are several columns, a missing block of the 64 counts as
-// zeros: in registers (sm90_packed_weights.cuh), or of TF32 with features last in boxes outside the tensor,
+// features first the batch lies along M (sm90_turned_inputs.cuh). Where a product's outputs (64, there also 32)
+// are several columns, a missing block of them counts as zeros: in registers (sm90_packed_weights.cuh), or of TF32 in boxes outside the tensor,
 // which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
