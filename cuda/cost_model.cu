@@ -50,7 +50,7 @@ constexpr Rates kMatmulDwTf32[5][2] = {
     {{{110, 163, 165}}, {{95, 126, 128}}},
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
-// [block size], at any density. TF32 by sm80: of blocks of 8 and 16, unaligned memory, other GPUs.
+// [block size], at any density. TF32 by sm80: of blocks of 8, unaligned memory, other GPUs.
 constexpr double kMatmulTf32Sm80[5] = {8, 27, 80, 110, 115};
 constexpr double kMatmulDwTf32Sm80[5] = {6, 21, 42, 68, 96};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};

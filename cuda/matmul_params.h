@@ -197,7 +197,7 @@ Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32x3(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
-// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 32 and more. No
+// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more. No
 // kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);

@@ -166,17 +166,22 @@ struct UnionShared {
   }
 };
 
-// The tiles of this CTA's cluster, one after the other; the next one's item is read ahead.
+// The tiles of this CTA's cluster, one after the other; the next one's item is read ahead. Every round of tiles is
+// dealt to the clusters in the opposite order of the one before: items come heaviest first, so who had the heaviest
+// of a round has the lightest of the next.
 struct TileWalk {
   const UnionMatmulParams& params;
   uint32_t tile;
+  uint32_t step;  // to the next tile; two steps are two rounds
   uint32_t batch_tile;
   int4 item;  // group, first entry, end of entries, partial
   uint32_t next_batch_tile;
   int4 next_item;
 
   __device__ __forceinline__ explicit TileWalk(const UnionMatmulParams& p)
-      : params(p), tile(ptx::cluster_id()) {
+      : params(p),
+        tile(ptx::cluster_id()),
+        step(2 * (ptx::clusters() - ptx::cluster_id()) - 1) {
     look_ahead(tile);
     take_next();
   }
@@ -184,7 +189,8 @@ struct TileWalk {
   __device__ __forceinline__ bool done() const { return tile >= params.num_tiles; }
 
   __device__ __forceinline__ void advance() {
-    tile += ptx::clusters();
+    tile += step;
+    step = 2 * ptx::clusters() - step;
     take_next();
   }
 
@@ -192,7 +198,7 @@ struct TileWalk {
   __device__ __forceinline__ void take_next() {
     batch_tile = next_batch_tile;
     item = next_item;
-    look_ahead(tile + ptx::clusters());
+    look_ahead(tile + step);
   }
 
   // Behind the last tile: an item without entries.

@@ -66,7 +66,7 @@ struct PackWeights {
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
                                 cudaStream_t stream);
 
-// Each block as (outputs, inputs), for blocks of 32 and more: transposed or not, and with `interleave` of
+// Each block as (outputs, inputs), for blocks of 16 and more: transposed or not, and with `interleave` of
 // every eight inputs the even ones first. At least one of the two.
 struct ArrangeBlocks {
   const float* w;  // (num_blocks, bs, bs)
