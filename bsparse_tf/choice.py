@@ -53,13 +53,17 @@ _HOPPER_REASONS = (
 
 # Why one of a family's kernels and not another.
 _VARIANT_REASONS = {
-    "sm80 small": "the small variant: a large tile would be mostly empty at this batch, or this is a "
-    "small product in TF32, whose sums this variant makes outside the tensor cores",
+    "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
     "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",
 }
+
+# Of "sm80 small" with batches that would fill larger tiles.
+_SMALL_TF32_REASON = (
+    "the small variant: it adds a small product's sums in TF32 outside the tensor cores, and errs less"
+)
 
 _CLUSTER_REASON = (
     "in clusters of {ctas}: of multiprocessors that need the same block of x one reads it for all, "
@@ -270,7 +274,10 @@ def _choose_gpu(request, device):
     reasons = [_DENSE_REASONS[choice.dense_reason].format(**times)]
     if family != "dense":
         reasons.append(_HOPPER_REASONS[choice.hopper_reason])
-        reasons += [_VARIANT_REASONS[family]] if family in _VARIANT_REASONS else []
+        if family == "sm80 small" and request.batch > choice.tile.batch_tile:
+            reasons.append(_SMALL_TF32_REASON)
+        elif family in _VARIANT_REASONS:
+            reasons.append(_VARIANT_REASONS[family])
         ctas = choice.tile.columns // choice.tile.cta_columns
         reasons += [_CLUSTER_REASON.format(ctas=ctas)] if ctas > 1 else []
     tile = None

@@ -10,7 +10,8 @@ namespace {
 
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
-// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8. TF32 likewise. By sm80 TF32 and
+// density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8, or from 0.25 and the padding for TF32
+// products of blocks of 16. TF32 likewise. By sm80 TF32 and
 // float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
 // them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
 // but for blocks of 8, which are guessed. A GPU with other proportions is served less well, but never

@@ -9,8 +9,8 @@
 // Outputs lie along the M of the warpgroup product and the batch along N, so one kernel serves both
 // feature axes and both transposes: only the operands' majors differ. TF32 has no choice of these, so with
 // features first the batch lies along M (sm90_turned_inputs.cuh). Where a product's outputs (64, there also 32)
-// are several columns, a missing block of them counts as zeros: in registers (sm90_packed_weights.cuh), or of TF32 in boxes outside the tensor,
-// which the copy engine fills.
+// are several columns, a missing block of them counts as zeros: in registers (sm90_packed_weights.cuh), or
+// of TF32 in boxes outside the tensor, which the copy engine fills.
 #ifndef BSPARSE_CUDA_SM90_MATMUL_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_CUH_
 
@@ -192,7 +192,8 @@ Kernel sm90_matmul_for(bsparse_kernel family) {
       return sm90_matmul_entry<
           Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90>>();
     case BSPARSE_SM90_SMALL:
-      if constexpr (kBlockSize >= smallest_union_block(kUnionSmallBatch, kSize)) {
+      // TF32 goes by sm80 there (choose_kernel.cu).
+      if constexpr (kSize == 2 && kBlockSize >= smallest_union_block(kUnionSmallBatch, kSize)) {
         return sm90_matmul_entry<
             Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_SMALL>>();
       }

@@ -151,7 +151,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
         ((64, 0.2, 1, 1024), 256, "float32", dict(precision="tf32"), "sm80 small",
          ["sparse", "2^29", "outside the tensor cores"]),
-        ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "small var"]),
+        ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "mostly empty"]),
         # The dense matrix. Where Hopper's kernels do not suit, it wins earlier.
         ((32, 0.4, 0), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((32, 0.4, 0), 8195, "float32", dict(precision="tf32"), "dense", [": dense"]),
