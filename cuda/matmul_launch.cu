@@ -240,9 +240,6 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
     return fail(BSPARSE_INVALID_ARGUMENT, "a batch of %lld makes %lld tiles; expected at most %d",
                 static_cast<long long>(args.batch), static_cast<long long>(tiles), INT32_MAX);
   }
-  params.raster = Raster::of(args.plan.num_items, batch_tiles, tile_bytes(args, kernel),
-                             kUnionGroupBytes);
-  params.num_tiles = static_cast<uint32_t>(tiles);
   if (args.plan.columns % kernel.columns != 0 ||
       args.plan.columns / kernel.columns > kMaxUnionCtas) {
     return fail(BSPARSE_INVALID_ARGUMENT,
@@ -251,13 +248,35 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
   }
   params.ctas = static_cast<uint32_t>(args.plan.columns / kernel.columns);
   const auto ctas = static_cast<int32_t>(params.ctas);
-  int32_t clusters = 0;
+  int32_t clusters = 0, sms = 0;
   status = get_clusters(kernel, ctas, &clusters);
+  if (status == BSPARSE_OK) status = get_clusters(kernel, 1, &sms);
   if (status != BSPARSE_OK) return status;
-  if (args.max_ctas > 0) clusters = std::min(clusters, std::max(1, args.max_ctas / ctas));
+  if (args.max_ctas > 0) {
+    clusters = std::min(clusters, std::max(1, args.max_ctas / ctas));
+    sms = std::min(sms, args.max_ctas);
+  }
   clusters = static_cast<int32_t>(std::min<int64_t>(tiles, clusters));
-  return launch(kernel, "launching a matmul", static_cast<uint32_t>(clusters * ctas), &params,
-                stream, ctas);
+  const int32_t lone_ctas = std::max(0, sms - clusters * ctas);
+  const int64_t lone_batch_tiles =
+      union_lone_batch_tiles(args.plan.num_items, batch_tiles, ctas, clusters, lone_ctas);
+  const auto launch_part = [&](int64_t first_batch_tile, int64_t part_batch_tiles,
+                               int32_t cluster_ctas, int32_t count) {
+    const int32_t item_places = ctas / cluster_ctas;
+    const int32_t places = args.plan.num_items * item_places;
+    params.item_places = Divider(item_places);
+    params.first_batch_tile = static_cast<uint32_t>(first_batch_tile);
+    params.raster = Raster::of(places, part_batch_tiles, tile_bytes(args, kernel), kUnionGroupBytes);
+    params.num_tiles = static_cast<uint32_t>(places * part_batch_tiles);
+    params.cluster_ctas = static_cast<uint32_t>(cluster_ctas);
+    Kernel part = kernel;
+    part.starts_early = first_batch_tile > 0;
+    return launch(part, "launching a matmul", static_cast<uint32_t>(count * cluster_ctas), &params,
+                  stream, cluster_ctas);
+  };
+  status = launch_part(0, batch_tiles - lone_batch_tiles, ctas, clusters);
+  if (status != BSPARSE_OK || lone_batch_tiles == 0) return status;
+  return launch_part(batch_tiles - lone_batch_tiles, lone_batch_tiles, 1, lone_ctas);
 }
 
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,

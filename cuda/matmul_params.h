@@ -50,9 +50,12 @@ struct UnionMatmulParams {
   const int32_t* entries;
   const int32_t* columns;  // (groups, columns of an item): block column or -1
   int64_t batch;
-  Raster raster;
+  Raster raster;  // of items, or of their CTAs if these are alone
+  Divider item_places;  // of an item in the raster
   uint32_t num_tiles;
-  uint32_t ctas;  // of an item: a cluster
+  uint32_t first_batch_tile;
+  uint32_t ctas;  // of an item
+  uint32_t cluster_ctas;  // those, or 1: CTAs are alone, and take the tiles of any
   int32_t num_blocks;
   int32_t out_features;
   int32_t activation;

@@ -54,7 +54,7 @@ template <class Traits>
 struct DeferredRound {
   static constexpr bool kUsed = Traits::kRounds == 2 && Traits::kSize == 2;
   uint32_t words[kUsed ? Traits::kRoundBatch / 4 : 1];
-  int feature;  // as of UnionEpilogue
+  int feature;  // UnionEpilogue::feature()
   int batch;
   bool waits = false;
 };
@@ -71,12 +71,11 @@ struct UnionEpilogue {
   uint32_t staging;
   int group;
   int batch_begin;
-  int partial;
-  int rank;
+  int partial;  // of this CTA, or -1
   const int32_t* columns;  // of this CTA
-  int feature;  // the first of the boxes of y that this thread copies, or -1
+  int column;  // of the boxes of y that this thread copies, or -1
 
-  // Reads which outputs an item has: early, since it takes a while.
+  // Asks which outputs an item has: early, since it takes a while.
   __device__ __forceinline__ UnionEpilogue(const UnionMatmulParams& p, uint32_t staging_place,
                                            int warpgroup,
                                            const TileWalk& walk)
@@ -85,13 +84,8 @@ struct UnionEpilogue {
         group(warpgroup),
         batch_begin(static_cast<int>(walk.batch_tile) * kBatchTile),
         partial(walk.item.w),
-        rank(static_cast<int>(ptx::rank_in_cluster())),
-        columns(p.columns +
-                (static_cast<int64_t>(walk.item.x) * p.ctas + rank) * Traits::kColumns) {
-    const int output = group * 64 + threadIdx.x % Traits::kWidthsY * Traits::kWidthY;  // of the item's
-    const int column = columns[output / Traits::kColumnFeatures];
-    feature = column < 0 ? -1
-                         : column * Traits::kColumnFeatures + output % Traits::kColumnFeatures;
+        columns(p.columns + static_cast<int64_t>(walk.item.x) * Traits::kColumns) {
+    column = columns[copied_output() / Traits::kColumnFeatures];
   }
 
   // Of a warpgroup the first threads copy, each the boxes of a width.
@@ -148,7 +142,7 @@ struct UnionEpilogue {
       stage_tile(sums, round, warp_output, lane);
       ptx::fence_async_proxy();
       ptx::named_barrier(1 + group, 128);
-      if (copies()) store_boxes(params, staging, feature, batch);
+      if (copies()) store_boxes(params, staging, feature(), batch);
     }
   }
 
@@ -161,7 +155,7 @@ struct UnionEpilogue {
         const auto pair = make_pair<Element>(sums[at], sums[at + 1]);
         deferred.words[i] = reinterpret_cast<const uint32_t&>(pair);
       }
-      deferred.feature = feature;
+      deferred.feature = feature();
       deferred.batch = batch;
       deferred.waits = true;
     }
@@ -189,6 +183,17 @@ struct UnionEpilogue {
   }
 
  private:
+  // The first output of the boxes of y that this thread copies, among the CTA's.
+  __device__ __forceinline__ int copied_output() const {
+    return group * 64 + threadIdx.x % Traits::kWidthsY * Traits::kWidthY;
+  }
+
+  // And among all; -1 if there is none.
+  __device__ __forceinline__ int feature() const {
+    return column < 0 ? -1
+                      : column * Traits::kColumnFeatures + copied_output() % Traits::kColumnFeatures;
+  }
+
   // Calls visit(staged, column, row) for the boxes of a round that this thread copies.
   template <class Visit>
   static __device__ __forceinline__ void for_each_box(uint32_t staging, int feature, int batch,
@@ -217,13 +222,13 @@ struct UnionEpilogue {
   // To where the same outputs will be staged; called by the first warp. Where y is the residual they are
   // read before they are written, since nobody else writes them.
   __device__ __forceinline__ void load_residual(int batch, uint32_t barrier) const {
-    const uint32_t widths = __ballot_sync(~0u, copies() && feature >= 0);
+    const uint32_t widths = __ballot_sync(~0u, copies() && column >= 0);
     if (threadIdx.x % 128 == 0) {
       ptx::barrier_arrive_expect(barrier, __popc(widths) * Traits::kBoxesY * Traits::kBoxBytesY);
     }
     __syncwarp();
     if (!copies()) return;
-    for_each_box(staging, feature, batch, [&](uint32_t to, int column, int row) {
+    for_each_box(staging, feature(), batch, [&](uint32_t to, int column, int row) {
       ptx::copy_box_to_shared(to, &params.residual, column, row, barrier);
     });
   }
@@ -341,9 +346,7 @@ struct UnionEpilogue {
   // A segment of a split item, in float32: (outputs of the item, batch).
   __device__ __forceinline__ void store_partial(const float (&sums)[kAccumulators]) const {
     float* const to = params.partials +
-                      ((static_cast<int64_t>(partial) * params.ctas + rank) * kUnionOutputs +
-                       group * 64) *
-                          params.batch;
+                      (static_cast<int64_t>(partial) * kUnionOutputs + group * 64) * params.batch;
 #pragma unroll
     for (int b = 0; b < Held::kBatches; ++b) {
       const int64_t batch = batch_begin + Held::batch(b);

@@ -131,12 +131,14 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
 #pragma unroll 1
     for (int stage = 0; stage < shared.stages(); ++stage) {
       ptx::barrier_init(shared.full(stage), 2);  // x and w
-      ptx::barrier_init(shared.empty_x(stage), kConsumers * params.ctas);
+      ptx::barrier_init(shared.empty_x(stage), kConsumers * params.cluster_ctas);
       ptx::barrier_init(shared.empty_w(stage), kConsumers);
     }
     ptx::barrier_init_fence();
   }
   ptx::cluster_barrier();
+  // CTAs alone may start where clusters of the same product find no room.
+  ptx::launch_dependents();
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == kConsumers) {
     ptx::give_registers<Traits::kProducerRegisters>();
@@ -164,7 +166,9 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     }
   }
   // Others may still write to this CTA's shared memory.
-  if (params.ctas > 1) ptx::cluster_barrier();
+  if (params.cluster_ctas > 1) ptx::cluster_barrier();
+  // And who waits for CTAs alone waits for the clusters as well.
+  if (params.cluster_ctas < params.ctas) ptx::wait_for_kernel_before();
 }
 
 template <class Traits>

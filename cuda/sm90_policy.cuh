@@ -99,6 +99,27 @@ constexpr int32_t union_ctas(int32_t wanted, int64_t groups, int64_t batch_tiles
   return ctas;
 }
 
+// Batch tiles that CTAs alone take, on SMs where no cluster finds room: so many that clusters and they are done at
+// about the same time. A CTA alone is held to take a quarter longer, as nobody sends it anything.
+constexpr int64_t union_lone_batch_tiles(int64_t items, int64_t batch_tiles, int32_t ctas,
+                                         int64_t clusters, int64_t lone_ctas) {
+  if (ctas == 1 || lone_ctas == 0) return 0;
+  const auto rounds = [](int64_t tiles, int64_t places) { return (tiles + places - 1) / places; };
+  const int64_t most = batch_tiles * lone_ctas / (lone_ctas + clusters * ctas);
+  int64_t best = 0, best_time = INT64_MAX;
+  // More than their share they never take, and rounds repeat after a few.
+  for (int64_t lone = most; lone >= 0 && lone > most - 4; --lone) {
+    const int64_t in_clusters = 4 * rounds(items * (batch_tiles - lone), clusters);
+    const int64_t alone = 5 * rounds(items * ctas * lone, lone_ctas);
+    const int64_t time = in_clusters > alone ? in_clusters : alone;
+    if (time <= best_time) {
+      best = lone;
+      best_time = time;
+    }
+  }
+  return best;
+}
+
 // Bytes of x in a group of batch tiles. Little, so that all CTAs read the same x at the same time,
 // and y on its way out does not push x out of the L2 cache.
 inline constexpr int64_t kUnionGroupBytes = 4 << 20;

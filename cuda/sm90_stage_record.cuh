@@ -15,10 +15,11 @@ struct InputRecord {
   int in_block = -1;   // or none
   uint32_t ranks = 0;  // CTAs that this one sends it to, as bits
 
-  __device__ __forceinline__ void read(const int32_t* record, const float*) {
+  __device__ __forceinline__ void read(const int32_t* record, const UnionMatmulParams& params) {
     const int2 words = __ldg(reinterpret_cast<const int2*>(record));
     in_block = words.x;
-    ranks = static_cast<uint32_t>(words.y);
+    const bool alone = params.cluster_ctas < params.ctas;
+    ranks = alone ? in_block >= 0 : static_cast<uint32_t>(words.y);
   }
 
   __device__ __forceinline__ InputRecord of_lane(int lane) const {
@@ -37,9 +38,10 @@ struct WeightRecord {
   }
 
   // A block whose gate is 0 counts as missing.
-  __device__ __forceinline__ void read(const int32_t* record, const float* gate) {
+  __device__ __forceinline__ void read(const int32_t* record, const UnionMatmulParams& params) {
 #pragma unroll
     for (int c = 0; c < Traits::kColumns; ++c) blocks[c] = __ldg(record + 2 + c);
+    const float* const gate = params.gate;
     if (gate == nullptr) return;
 #pragma unroll
     for (int c = 0; c < Traits::kColumns; ++c) {
@@ -81,8 +83,9 @@ struct StageRecord {
   static constexpr bool kInputs = std::is_same_v<Record, InputRecord>;
   Record entries[Traits::kEntries];
 
-  __device__ __forceinline__ void read(int entry, const int32_t* record, const float* gate) {
-    entries[entry].read(record, gate);
+  __device__ __forceinline__ void read(int entry, const int32_t* record,
+                                       const UnionMatmulParams& params) {
+    entries[entry].read(record, params);
   }
 
   __device__ __forceinline__ StageRecord of_lane(int lane) const {
@@ -103,7 +106,8 @@ struct PackedStage {
   int first = 0;
   uint32_t mask = 0;  // of the squares there are
 
-  __device__ __forceinline__ void read(int entry, const int32_t* record, const float*) {
+  __device__ __forceinline__ void read(int entry, const int32_t* record,
+                                       const UnionMatmulParams&) {
     const int2 words = __ldg(reinterpret_cast<const int2*>(record + 2));
     if (entry == 0) first = words.x;
     mask |= static_cast<uint32_t>(words.y) << entry * kBits;
@@ -130,14 +134,13 @@ struct RecordQueue {
   static constexpr bool kInputs = Stage::kInputs;
 
   const UnionMatmulParams& params;
-  uint32_t rank;
   Stage held;
   Stage next;
 
   // `first`: of the first tile's stages the first to be taken.
   __device__ __forceinline__ RecordQueue(const UnionMatmulParams& p, const TileWalk& walk,
                                          int first)
-      : params(p), rank(ptx::rank_in_cluster()) {
+      : params(p) {
     next = read(walk.item, first);
     held = next;
   }
@@ -149,26 +152,27 @@ struct RecordQueue {
       const int after = first + kTurns * (i + 32);
       next = after < stages_of<Traits>(walk.item)
                  ? read(walk.item, after)
-                 : read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
+                 : read(walk.next_item(), first_of_next<Traits, kTurns>(walk, first));
     }
     return held.of_lane(i % 32);
   }
 
   // Goes on to the next tile where no stage of this one is taken.
   __device__ __forceinline__ void skip(const TileWalk& walk, int first) {
-    next = read(walk.next_item, first_of_next<Traits, kTurns>(walk, first));
+    next = read(walk.next_item(), first_of_next<Traits, kTurns>(walk, first));
   }
 
  private:
   __device__ __forceinline__ Stage read(const int4& item, int first) const {
     const int stage = first + kTurns * static_cast<int>(threadIdx.x % 32);
     const int entry = item.y + stage * Traits::kEntries / Traits::kParts;
+    const uint32_t rank = item.x % params.ctas;
     Stage record;
 #pragma unroll
     for (int e = 0; e < Traits::kEntries; ++e) {
       if (entry + e >= item.z) continue;
       const int64_t place = static_cast<int64_t>(entry + e) * params.ctas + rank;
-      record.read(e, params.entries + place * Traits::kWords, params.gate);
+      record.read(e, params.entries + place * Traits::kWords, params);
     }
     return record;
   }

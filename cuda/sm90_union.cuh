@@ -166,7 +166,7 @@ struct UnionShared {
   }
 };
 
-// The tiles of this CTA's cluster, one after the other; the next one's item is read ahead. Every round of tiles is
+// The tiles of this CTA, one after the other; the next one's item is read ahead. Every round of tiles is
 // dealt to the clusters in the opposite order of the one before: items come heaviest first, so who had the heaviest
 // of a round has the lightest of the next.
 struct TileWalk {
@@ -174,40 +174,55 @@ struct TileWalk {
   uint32_t tile;
   uint32_t step;  // to the next tile; two steps are two rounds
   uint32_t batch_tile;
-  int4 item;  // group, first entry, end of entries, partial
-  uint32_t next_batch_tile;
-  int4 next_item;
+  // Group and partial (or -1), each times the CTAs of an item plus which of them this is; between these
+  // the first and the end of the entries.
+  int4 item;
 
   __device__ __forceinline__ explicit TileWalk(const UnionMatmulParams& p)
-      : params(p),
-        tile(ptx::cluster_id()),
-        step(2 * (ptx::clusters() - ptx::cluster_id()) - 1) {
-    look_ahead(tile);
+      : params(p), tile(ptx::cluster_id()), step(0) {
+    look_ahead();
     take_next();
+    step = 2 * (ptx::clusters() - tile) - 1;
+    look_ahead();
   }
 
   __device__ __forceinline__ bool done() const { return tile >= params.num_tiles; }
 
+  // Behind the last tile an item without entries.
+  __device__ __forceinline__ int4 next_item() const {
+    const auto ctas = static_cast<int>(params.ctas), rank = static_cast<int>(next_rank);
+    int4 next = read_item;
+    next.x = next.x * ctas + rank;
+    if (next.w >= 0) next.w = next.w * ctas + rank;
+    if (tile + step >= params.num_tiles) next.z = next.y;
+    return next;
+  }
+
   __device__ __forceinline__ void advance() {
+    take_next();
     tile += step;
     step = 2 * ptx::clusters() - step;
-    take_next();
+    look_ahead();
   }
 
  private:
   __device__ __forceinline__ void take_next() {
+    item = next_item();
     batch_tile = next_batch_tile;
-    item = next_item;
-    look_ahead(tile + step);
   }
 
-  // Behind the last tile: an item without entries.
-  __device__ __forceinline__ void look_ahead(uint32_t t) {
-    const TilePlace place = params.raster.place(min(t, params.num_tiles - 1));
-    next_batch_tile = place.batch_tile;
-    next_item = params.items[place.item];
-    if (t >= params.num_tiles) next_item.z = next_item.y;
+  // Nothing is done with what is read before the tile under way has been multiplied: that would wait for it.
+  __device__ __forceinline__ void look_ahead() {
+    const TilePlace place = params.raster.place(min(tile + step, params.num_tiles - 1));
+    next_batch_tile = params.first_batch_tile + place.batch_tile;
+    const uint32_t number = params.item_places.quotient(place.item);
+    next_rank = params.item_places.remainder(place.item, number) + ptx::rank_in_cluster();
+    read_item = params.items[number];
   }
+
+  uint32_t next_batch_tile;
+  uint32_t next_rank;
+  int4 read_item;
 };
 
 // Stages of an item.
@@ -221,7 +236,7 @@ template <class Traits>
 __device__ __forceinline__ void release_x(const UnionMatmulParams& params,
                                           const UnionShared<Traits>& shared, int stage) {
   const uint32_t thread = threadIdx.x % 128;
-  if (thread < params.ctas) {
+  if (thread < params.cluster_ctas) {
     ptx::barrier_arrive_in_cluster(ptx::address_in(shared.empty_x(stage), thread));
   }
 }

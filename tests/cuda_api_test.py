@@ -381,16 +381,17 @@ LARGE_CELLS = ([("bfloat16", block_size) for block_size in (8, 16, 32, 64, 128)]
 @pytest.mark.parametrize("feature_axis", (0, 1))
 @pytest.mark.parametrize("mode, block_size", LARGE_CELLS)
 def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis):
-    """The same plan on few and on many multiprocessors: kernels whose CTAs take tile after tile."""
+    """The same plan on few and on many multiprocessors: kernels whose CTAs take tile after tile, of
+    which some are alone where no cluster finds room and the batch is long enough."""
     if kernels.device().compute_capability != 90:
         pytest.skip("unions are for compute capability 9.0")
-    rng = np.random.default_rng(block_size)
+    rng, batch = np.random.default_rng(block_size), 5128
     layout = random_layout(rng, (37, 41) if block_size < 64 else (19, 21), 0.2)
     w = on_gpu(rng.standard_normal((int(layout.sum()), block_size, block_size)), mode)
-    x, y = (on_gpu(rng.standard_normal((1096, side * block_size)), mode)
+    x, y = (on_gpu(rng.standard_normal((batch, side * block_size)), mode)
             for side in layout.shape)
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
-    for ctas in (1, 2, 4):
+    for ctas in (1, 2, 4, 8):
         tile = union_tile(kernels, ctas, mode, block_size, feature_axis)
         plan = cuda.matmul_plan(layout, tile, segment=5)
         results = []
@@ -401,7 +402,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
             results.append(result)
         assert bool(torch.isfinite(results[0]).all())
         assert all(torch.equal(results[0], other) for other in results[1:])
-    tile = kernels.tile(mode, block_size, 1096, is_dw=True, feature_axis=feature_axis)
+    tile = kernels.tile(mode, block_size, batch, is_dw=True, feature_axis=feature_axis)
     if tile.kernel not in (cuda.SM90, cuda.SM90_DW_TILES):
         return
     gradients = []
