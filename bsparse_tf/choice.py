@@ -42,8 +42,7 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16 and bfloat16, and for TF32 in dw, and in fprop and dx "
     "with a batch above 64",
-    "not the Hopper family: with TF32 its blocks are 16 and more, of 16 bit with a batch up to 64 in "
-    "fprop and dx 16 and more",
+    "not the Hopper family: with TF32 its blocks are 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
     "TF32 of 4",

@@ -292,8 +292,12 @@ def stream_plan(
     sm_count=_DEFAULT_SM_COUNT,
     batch_tile=_DEFAULT_BATCH_TILE,
     ctas_per_sm=1,
+    entry_blocks=1,
 ):
     """The plan of a kernel that streams the weights; arguments and errors as for `matmul_plan`.
+
+    Args:
+      entry_blocks: entries of a column that are taken at once.
 
     Returns:
       A :class:`StreamPlan`.
@@ -303,7 +307,7 @@ def stream_plan(
         (int(transpose),),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(STREAM), 1, 1, 1),
+         choices.FAMILIES.index(STREAM), 1, 1, 1, entry_blocks),
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     return StreamPlan(

@@ -88,7 +88,8 @@ typedef struct {
   int32_t shared_columns;  // of those, so many neighbours that a missing block of one costs as
                            // much as a stored one; of dw: ranges of the batch, at least
   // Neighbouring blocks that an entry, and a column, of the plan are made of: where there are several,
-  // the plan counts these. Of BSPARSE_SM90_DW_TILES an entry is what one product computes.
+  // the plan counts these. Of BSPARSE_SM90_DW_TILES entry_blocks are what one product computes, of
+  // BSPARSE_SM90_STREAM entries of a column that are taken at once.
   int32_t entry_blocks, column_blocks;
   int32_t packed;  // the plan says in which order weight blocks are packed
   int32_t block_cells;   // of BSPARSE_SM90_DW_TILES: cells along each side of a block, which the
@@ -167,8 +168,8 @@ enum {
 //
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
-// or -1 (a column without blocks), weight_block, partial. Those of a column are neighbours, and all
-// on one list (partial -1), or shares of it on several: each a partial, but for that on the last of
+// or -1 (a column without blocks, or filling), weight_block, partial. Those of a column are neighbours,
+// filled up to a multiple of the tile's entry_blocks, and all on one list (partial -1), or shares of it on several: each a partial, but for that on the last of
 // these lists (partial -2 - s, s the number of the split), to which the partials are added. So a
 // CTA waits only for CTAs that were started before it. A list has at most one such share, at its
 // end.

@@ -80,6 +80,13 @@ bool arranges_weights(const bsparse_matmul_args& args) {
          (args.transpose == 0 || args.feature_axis == 0) && args.plan.num_blocks > 0;
 }
 
+bool turns_stream_inputs(const bsparse_matmul_args& args) {
+  return stream_turns_inputs(args.block_size, args.feature_axis, stream_batch_tile(args.batch));
+}
+
+// Elements, with what makes them a multiple of 16 bytes.
+int64_t turned_row(const bsparse_matmul_args& args) { return (args.batch + 7) / 8 * 8; }
+
 // What Hopper's products take x and w for.
 MapType operand_type(const bsparse_matmul_args& args) {
   return args.dtype == BSPARSE_FLOAT32 ? MapType::kTf32 : map_type(args.dtype);
@@ -96,6 +103,9 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   if (streams) {
     flags = bytes;
     bytes += round_up(partials * sizeof(uint64_t));
+    if (!turns_stream_inputs(args)) return;
+    inputs = bytes;
+    bytes += round_up(in_features(args) * turned_row(args) * element_size(args.dtype));
   } else if (is_union(args.plan.kernel)) {
     if (!arranges_weights(args) && !wants_packed(args)) return;
     weights = bytes;
@@ -282,13 +292,31 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream) {
   StreamMatmulParams params{};
+  const MatmulWorkspace workspace(args);
+  auto* const scratch = static_cast<char*>(args.workspace);
   const auto box_batch =
       args.feature_axis == 1
           ? static_cast<int>(std::min<int64_t>(args.batch, kernel.batch_tile))
           : kernel.batch_tile;
   const MapType type = map_type(args.dtype);
-  bsparse_status status = map_activations(args, type, args.x, in_features(args), args.block_size,
-                                          box_batch, &params.x);
+  const auto box_bytes = [&](int batch) {
+    return static_cast<uint32_t>(batch * args.block_size * element_size(args.dtype));
+  };
+  params.x_bytes = params.y_bytes = box_bytes(box_batch);
+  bsparse_status status = BSPARSE_OK;
+  if (turns_stream_inputs(args)) {
+    const TurnActivations turn = {args.x, scratch + workspace.inputs, args.batch,
+                                  in_features(args), turned_row(args)};
+    status = check_cuda(launch_turn_activations(turn, stream), "turning the activations");
+    if (status == BSPARSE_OK) {
+      status = make_tensor_map(type, turn.to, turn.row, turn.features, kernel.batch_tile,
+                               args.block_size, &params.x);
+    }
+    params.x_bytes = box_bytes(kernel.batch_tile);
+  } else {
+    status = map_activations(args, type, args.x, in_features(args), args.block_size, box_batch,
+                             &params.x);
+  }
   if (status == BSPARSE_OK) {
     status = map_activations(args, type, args.y, out_features(args), args.block_size, box_batch,
                              &params.y);
@@ -302,11 +330,9 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
     constexpr int kLine = 64;  // elements of 128 bytes
     const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
     status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
-                             static_cast<int>(lines), &params.w);
+                             static_cast<int>(lines), &params.w, /*swizzles=*/args.block_size > 8);
   }
   if (status != BSPARSE_OK) return status;
-  const MatmulWorkspace workspace(args);
-  auto* const scratch = static_cast<char*>(args.workspace);
   params.bias = args.bias;
   params.gate = args.gate;
   params.partials = reinterpret_cast<float*>(scratch);
@@ -315,11 +341,11 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
   params.entries = reinterpret_cast<const int4*>(args.plan.entries);
   params.splits = args.plan.splits;
   params.num_partials = args.plan.num_partials;
-  params.box_bytes =
-      static_cast<uint32_t>(box_batch * args.block_size * element_size(args.dtype));
-  params.plan_settled = (args.settled & BSPARSE_SETTLED_PLAN) != 0;
+  // The kernel that turns x round has waited for all before.
+  const bool turned = turns_stream_inputs(args);
+  params.plan_settled = turned || (args.settled & BSPARSE_SETTLED_PLAN) != 0;
   params.weights_settled = params.plan_settled && args.gate == nullptr &&
-                           (args.settled & BSPARSE_SETTLED_WEIGHTS) != 0;
+                           (turned || (args.settled & BSPARSE_SETTLED_WEIGHTS) != 0);
   params.lists = static_cast<uint32_t>(args.plan.num_items);
   params.length = args.plan.num_entries / args.plan.num_items;
   params.activation = args.activation;

@@ -13,9 +13,9 @@
 namespace bsparse {
 
 // The workspace of a matmul: partials, then, with items of one column, the plan without gated
-// blocks; of streams the partials' flags; of Hopper's TF32 products the weights rearranged.
+// blocks; of streams the partials' flags and x turned round; of Hopper's union tiles weights rearranged.
 struct MatmulWorkspace {
-  size_t items = 0, entries = 0, flags = 0, weights = 0, bytes;  // offsets, and the whole
+  size_t items = 0, entries = 0, flags = 0, inputs = 0, weights = 0, bytes;  // offsets, and the whole
 
   explicit MatmulWorkspace(const bsparse_matmul_args& args);
 };

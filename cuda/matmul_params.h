@@ -66,7 +66,7 @@ struct UnionMatmulParams {
 
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
 struct StreamMatmulParams {
-  CUtensorMap x;
+  CUtensorMap x;  // with features first if stream_turns_inputs
   CUtensorMap w;  // of rows of 128 bytes
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
@@ -78,7 +78,7 @@ struct StreamMatmulParams {
   const int4* entries;  // (lists, length): column, in_block, weight_block, partial
   const int32_t* splits;
   int32_t num_partials;
-  uint32_t box_bytes;  // of x, y and the residual
+  uint32_t x_bytes, y_bytes;  // of a box of x, and of y or the residual
   bool plan_settled;     // may be read before the kernel before this one is done
   bool weights_settled;  // likewise
   bool adds_residual;

@@ -69,6 +69,13 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t& d0, uint32_t& d1, ui
                : "memory");
 }
 
+// A matrix of 8 by 8 elements of 16 bits turned round, as lanes hold it: lane 4 r + p columns 2 p and 2 p + 1 of row r.
+__device__ __forceinline__ uint32_t turn_matrix(uint32_t words) {
+  uint32_t turned;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(words));
+  return turned;
+}
+
 __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   uint32_t d;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(d) : "r"(address) : "memory");

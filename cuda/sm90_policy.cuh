@@ -151,15 +151,24 @@ inline constexpr int64_t kUnionSmallBatch = 64;
 // as many warps as leave shared memory for their sums and rings; blocks of 16 with a batch of 17 to 32
 // were measured to want fewer.
 constexpr int stream_warps(int block_size, int batch_tile) {
+  if (block_size == 8) return 16;
   if (batch_tile == 32) return block_size == 16 ? 8 : 12;
   return block_size == 16 || batch_tile == 16 ? 16 : 8;
 }
+// Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
+constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 inline constexpr int kStreamStages = 12;
 inline constexpr int64_t kStreamBatch = 128;
 constexpr bool streams(int block_size, int64_t batch) {
-  return (block_size == 16 || block_size == 32) && batch <= kStreamBatch;
+  return block_size <= 32 && batch <= kStreamBatch;
 }
 constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
+// Copies take their time by rows, of which an entry's x has one for each batch entry with features last, and
+// one for each feature with features first. So where batches are clearly longer than blocks, x with
+// features last is turned round before.
+constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_tile) {
+  return feature_axis == 1 && batch_tile > 2 * block_size;
+}
 
 constexpr int smallest_union_block(int64_t batch, int element_size) {
   return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 8 : 16;

@@ -20,12 +20,29 @@
 
 namespace bsparse {
 
+// Of blocks of 8, two to a step of the reduction: zeros for those that are not in `parts`, in place of what an
+// earlier stage left.
+template <int kSteps, class Fragments>
+__device__ __forceinline__ void leave_out_missing(Fragments (&fragments)[kSteps], unsigned parts) {
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if ((parts >> (2 * step + half) & 1) != 0) continue;
+      for (auto& a : fragments[step].a) a[2 * half] = a[2 * half + 1] = 0;
+      for (auto& b : fragments[step].b) b[half] = 0;
+    }
+  }
+}
+
 template <class Traits>
 __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     sm90_stream_kernel(const __grid_constant__ StreamMatmulParams params) {
   using Product = typename Traits::Product;
   using Sum = typename Traits::Sum;
   constexpr int kStages = Traits::kStages;
+  constexpr int kEntries = Traits::kEntries;
+  constexpr unsigned kAllEntries = (1u << kEntries) - 1;
   constexpr int kValues = sizeof(Sum::values) / sizeof(float);
   extern __shared__ char raw[];
   const int warp = threadIdx.x / 32;
@@ -37,9 +54,10 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
 
   if (!params.plan_settled) ptx::wait_for_kernel_before();
 
-  // This warp's entries of the list: from `begin` on, `count` of them with those that fill it.
-  // Warps without any come last.
-  const int share = (params.length + Traits::kWarps - 1) / Traits::kWarps;
+  // This warp's entries of the list: from `begin` on, `count` of them with those that fill it. Warps
+  // without any come last. The plan sees to it that columns have multiples of kEntries.
+  constexpr int kRound = kEntries * Traits::kWarps;
+  const int share = (params.length + kRound - 1) / kRound * kEntries;
   const int begin = min(share * warp, params.length);
   const int count = min(share, params.length - begin);
   const int4* const entries = params.entries + static_cast<int64_t>(list) * params.length + begin;
@@ -64,25 +82,35 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   }
   ptx::barrier_init_fence();
   __syncwarp();
-  // By the lane that holds the entry.
-  const auto issue_w = [&](int weight_block, int stage) {
+  const int place = lane % kEntries;  // in a stage, of the entry that a lane holds
+  // Of the entries of this lane's stage those that are there, as bits, of the bits of all lanes.
+  const auto of_stage = [&](unsigned present) { return present >> (lane - place) & kAllEntries; };
+  // By the lanes that hold the entries of a stage.
+  const auto issue_w = [&](int in_block, int weight_block, unsigned present, int stage) {
     // Rows of x behind the batch are not copied, and what lies there meets no other row's sums.
-    ptx::barrier_arrive_expect(shared.full(stage), params.box_bytes + Traits::TileW::kBytes);
-    ptx::copy_box_to_shared(shared.w(stage), &params.w, 0, weight_block * Traits::TileW::kLines,
-                            shared.full(stage));
+    if (place == 0 && of_stage(present) != 0) {
+      ptx::barrier_arrive_expect(shared.full(stage), __popc(of_stage(present)) *
+                                                         (params.x_bytes + Traits::BoxW::kBytes));
+    }
+    if (in_block < 0) return;
+    ptx::copy_box_to_shared(shared.w(stage) + place * Traits::BoxW::kBytes, &params.w, 0,
+                            weight_block * Traits::BoxW::kLines, shared.full(stage));
   };
   const auto issue_x = [&](int in_block, int stage) {
+    if (in_block < 0) return;
     const int feature = in_block * Traits::kBlockSize;
-    ptx::copy_box_to_shared(shared.x(stage), &params.x,
-                            Traits::kFeatureAxis == 1 ? feature : batch_begin,
-                            Traits::kFeatureAxis == 1 ? batch_begin : feature,
+    ptx::copy_box_to_shared(shared.x(stage) + place * Traits::BoxX::kBytes, &params.x,
+                            Traits::kAxisX == 1 ? feature : batch_begin,
+                            Traits::kAxisX == 1 ? batch_begin : feature,
                             shared.full(stage));
   };
   // So far only the plan was read. Settled weights need not wait for the kernel before this one.
   // The kernel behind may start once this one and all before that have been waited for, or, as its
   // weights are settled then too, at once.
+  const bool is_first = lane < kStages * kEntries;  // to be copied
+  unsigned present = __ballot_sync(~0u, now.y >= 0);
   if (params.weights_settled) {
-    if (lane < kStages && now.y >= 0) issue_w(now.z, lane);
+    if (is_first) issue_w(now.y, now.z, present, lane / kEntries);
     ptx::launch_dependents();
     ptx::wait_for_kernel_before();
   } else {
@@ -90,9 +118,11 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     ptx::launch_dependents();
     leave_out(now);
     leave_out(ahead);
-    if (lane < kStages && now.y >= 0) issue_w(now.z, lane);
+    present = __ballot_sync(~0u, now.y >= 0);
+    if (is_first) issue_w(now.y, now.z, present, lane / kEntries);
   }
-  if (lane < kStages && now.y >= 0) issue_x(now.y, lane);
+  if (is_first) issue_x(now.y, lane / kEntries);
+  unsigned present_ahead = __ballot_sync(~0u, ahead.y >= 0);
   if (lane == 0) {
     ptx::store_shared(shared.continued(warp), now.x == before ? now.x : -1);
   }
@@ -128,14 +158,15 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   for (int first = 0; first < count && !waits; first += 32) {
     if (first > 0) {
       now = ahead;
+      present = present_ahead;
       ahead = read(first + 32);
       leave_out(ahead);
+      present_ahead = __ballot_sync(~0u, ahead.y >= 0);
     }
     // Bits of 32 entries: asked for one by one they would cost as much as the products.
     const int down = __shfl_down_sync(~0u, now.x, 1);
     const int beyond = __shfl_sync(~0u, ahead.x, 0);
     const int next = lane == 31 ? beyond : down;  // entry's column
-    const unsigned present = __ballot_sync(~0u, now.y >= 0);
     const unsigned ends = __ballot_sync(~0u, now.x >= 0 && next != now.x);
     const unsigned last = __ballot_sync(~0u, now.x >= 0 && next < 0);
     int2 partials = {0, 0};  // of this lane's entry, loaded long before they are needed
@@ -145,18 +176,20 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
     }
     const int here = __popc(__ballot_sync(~0u, now.x >= 0));
 #pragma unroll 1
-    for (int e = 0; e < here; ++e) {
-      const bool is_present = (present >> e & 1) != 0;
-      const bool is_end = (ends >> e & 1) != 0;
+    for (int e = 0; e < here; e += kEntries) {
+      const unsigned parts = present >> e & kAllEntries;
+      const bool is_present = parts != 0;
+      const int end = e + kEntries - 1;
+      const bool is_end = (ends >> end & 1) != 0;
       // Copies what comes kStages later to where all have read. `nothing` is 0, and waits for the loads
       // (see `mixed`).
       const auto refill = [&](uint32_t nothing) {
         __syncwarp();
-        const int later = e + kStages;
-        if (lane + static_cast<int>(nothing) != later % 32) return;
-        const int in_block = later < 32 ? now.y : ahead.y;
-        if (in_block < 0) return;
-        issue_w(later < 32 ? now.z : ahead.z, stage);
+        const int later = e + kStages * kEntries;
+        if (lane - place + static_cast<int>(nothing) != later % 32) return;
+        const bool soon = later < 32;
+        const int in_block = soon ? now.y : ahead.y;
+        issue_w(in_block, soon ? now.z : ahead.z, soon ? present : present_ahead, stage);
         issue_x(in_block, stage);
       };
       typename Product::Fragments fragments[Product::kSteps];
@@ -167,6 +200,7 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
         for (int step = 0; step < Product::kSteps; ++step) {
           Product::load(fragments[step], shared.x(stage), 0, shared.w(stage), 0, step);
         }
+        if (kEntries > 1 && parts != kAllEntries) leave_out_missing(fragments, parts);
       }
       if (!is_end) {
         uint32_t mix = 0;
@@ -183,8 +217,8 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
         }
       }
       if (is_end) {
-        column = __shfl_sync(~0u, now.x, e);
-        partial = __shfl_sync(~0u, now.w, e);
+        column = __shfl_sync(~0u, now.x, end);
+        partial = __shfl_sync(~0u, now.w, end);
         if (continues) {
           const uint32_t to = shared.sum(warp) + 4 * lane;
           const float* const values = &sum.values[0][0][0];
@@ -193,12 +227,12 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
             ptx::store_shared(to + 128 * i, __float_as_uint(values[i]));
           }
         } else if (partial < kWholeColumn ||
-                   ((last >> e & 1) != 0 && warp + 1 < Traits::kWarps &&
+                   ((last >> end & 1) != 0 && warp + 1 < Traits::kWarps &&
                     static_cast<int>(ptx::load_shared(shared.continued(warp + 1))) == column)) {
           // No warp waits for another CTA before all of its own CTA have left theirs.
           waits = true;
-          first_partial = __shfl_sync(~0u, partials.x, e);
-          end_partial = __shfl_sync(~0u, partials.y, e);
+          first_partial = __shfl_sync(~0u, partials.x, end);
+          end_partial = __shfl_sync(~0u, partials.y, end);
           break;
         } else {
           store(stage);
@@ -235,6 +269,7 @@ Kernel sm90_stream_entry() {
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kSharedBytes,
           .batch_tile = Traits::kBatchTile,
+          .entry_blocks = Traits::kEntries,
           .starts_early = true};
 }
 
@@ -264,6 +299,7 @@ Kernel sm90_stream_for(const MatmulVariant& variant) {
 template <class Math>
 Kernel sm90_stream_for(const MatmulVariant& variant) {
   switch (variant.block_size) {
+    case 8: return sm90_stream_for<Math, 8>(variant);
     case 16: return sm90_stream_for<Math, 16>(variant);
     case 32: return sm90_stream_for<Math, 32>(variant);
   }

@@ -14,24 +14,29 @@ namespace bsparse {
 // that the partials of a split are added to.
 inline constexpr int kWholeColumn = -1;
 
-// Calls visit(place, m, n) for pieces (m, n) and (m, n + 1) of the sums: `place` is where this lane's
-// row of their four matrices is staged.
+// Calls visit(place, piece, next) for pairs of pieces of the sums: `place` is where this lane's row of their
+// four matrices is staged. The next piece has the next 8 outputs, or if there are none, 16 batch entries;
+// a piece that is the only one is its own next.
 template <class Traits, class Visit>
-__device__ __forceinline__ void for_each_four_matrices(uint32_t staging, const Visit& visit) {
+__device__ __forceinline__ void for_each_four_matrices(typename Traits::Sum& sum, uint32_t staging,
+                                                       const Visit& visit) {
   using Tile = typename Traits::TileY;
+  using Sum = typename Traits::Sum;
+  constexpr int kStepN = Sum::kPiecesN > 1 ? 2 : 1;
+  constexpr int kStepM = kStepN == 1 && Sum::kPiecesM > 1 ? 2 : 1;
+  static_assert(Sum::kPiecesM % kStepM == 0 && Sum::kPiecesN % kStepN == 0, "whole pairs");
   const int lane = threadIdx.x % 32;
+  const int next = lane / 16;
 #pragma unroll
-  for (int m = 0; m < Traits::Sum::kPiecesM; ++m) {
+  for (int m = 0; m < Sum::kPiecesM; m += kStepM) {
 #pragma unroll
-    for (int n = 0; n < Traits::Sum::kPiecesN; n += 2) {
-      // Matrices 0 and 1: batch entries +0 and +8 of the first 8 outputs; 2 and 3: of the next.
-      const int batch = m * 16 + lane / 8 % 2 * 8;
-      const int output = n * 8 + lane / 16 * 8;
-      if constexpr (Traits::kFeatureAxis == 1) {
-        visit(staging + Tile::offset(batch + lane % 8, output / 8), m, n);
-      } else {
-        visit(staging + Tile::offset(output + lane % 8, batch / 8), m, n);
-      }
+    for (int n = 0; n < Sum::kPiecesN; n += kStepN) {
+      const int batch = (m + next * (kStepM - 1)) * 16 + lane / 8 % 2 * 8;
+      const int output = (n + next * (kStepN - 1)) * 8;
+      const uint32_t place = Traits::kFeatureAxis == 1
+                                 ? Tile::offset(batch + lane % 8, output / 8)
+                                 : Tile::offset(output + lane % 8, batch / 8);
+      visit(staging + place, sum.values[m][n], sum.values[m + kStepM - 1][n + kStepN - 1]);
     }
   }
 }
@@ -45,6 +50,7 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
                                              int batch_begin, uint32_t staging, uint32_t barrier,
                                              uint32_t parity) {
   using Element = typename Traits::Element;
+  constexpr int kMatrices = Traits::Sum::kPiecesM * Traits::Sum::kPiecesN > 1 ? 4 : 2;
   const int lane = threadIdx.x % 32;
   const int feature = column * Traits::kBlockSize;
   const int box_column = Traits::kFeatureAxis == 1 ? feature : batch_begin;
@@ -60,14 +66,14 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
   __syncwarp();
   if (params.adds_residual) {
     if (lane == 0) {
-      ptx::barrier_arrive_expect(barrier, params.box_bytes);
+      ptx::barrier_arrive_expect(barrier, params.y_bytes);
       ptx::copy_box_to_shared(staging, &params.residual, box_column, box_row, barrier);
     }
     ptx::barrier_wait(barrier, parity);
   }
-  for_each_four_matrices<Traits>(staging, [&](uint32_t place, int m, int n) {
+  for_each_four_matrices<Traits>(sum, staging, [&](uint32_t place, float* piece, float* next) {
     uint32_t words[4];
-    const auto value_of = [&](int q) { return sum.values[m][n + q / 2] + 2 * (q % 2); };
+    const auto value_of = [&](int q) { return (q < 2 ? piece : next) + 2 * (q % 2); };
     // Only this warp reads here, and overwrites what it has read.
     if (params.adds_residual) {
       if constexpr (Traits::kFeatureAxis == 1) {
@@ -76,7 +82,7 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
         ptx::ldmatrix_x4_trans(words, place);
       }
 #pragma unroll
-      for (int q = 0; q < 4; ++q) add_pair<Element>(value_of(q)[0], value_of(q)[1], words[q]);
+      for (int q = 0; q < kMatrices; ++q) add_pair<Element>(value_of(q)[0], value_of(q)[1], words[q]);
     }
 #pragma unroll
     for (int q = 0; q < 4; ++q) {

@@ -3,6 +3,7 @@
 #define BSPARSE_CUDA_SM90_STREAM_TRAITS_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/sm90_policy.cuh"
 #include "cuda/tile.cuh"
@@ -16,34 +17,52 @@ struct StreamTraits {
   using Element = typename Math::Element;
   static_assert(sizeof(Element) == 2, "rows of 16-bit elements");
   static constexpr int kBlockSize = kBlockSizeT;
-  static constexpr int kFeatureAxis = kFeatureAxisT;
+  static constexpr int kFeatureAxis = kFeatureAxisT;  // of y
+  static constexpr int kAxisX =
+      stream_turns_inputs(kBlockSizeT, kFeatureAxisT, kBatchTileT) ? 0 : kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
+
+  // Entries of a column that are multiplied at once, each with a box of x and one of w.
+  static constexpr int kEntries = stream_entries(kBlockSize);
+  static constexpr int kReduction = kEntries * kBlockSize;
 
   // The copy engine swizzles boxes just as these tiles expect. Weight blocks, which lie in one
   // piece, come as rows of 128 bytes: few rows are faster to copy than many short ones.
-  static constexpr Major kMajorX = kFeatureAxis == 1 ? Major::kReduction : Major::kOutput;
+  static constexpr Major kMajorX = kAxisX == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
-  using TileX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  using TileW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
+  using BoxX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
+  using BoxW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
+  // Rows of boxes of x with features first continue in the next box, as swizzles do there.
+  using TileX = std::conditional_t<kAxisX == 0 || kEntries == 1,
+                                   OperandTile<Element, kMajorX, kBatchTile, kReduction>,
+                                   MatrixTile<BoxX>>;
+  using TileW = std::conditional_t<kEntries == 1, BoxW, MatrixTile<BoxW>>;
+  static constexpr int kBytesX = kEntries * BoxX::kBytes;
   // A tile begins where a swizzle does.
-  static constexpr int kPlaceBytesW = TileW::kBytes < 1024 ? 1024 : TileW::kBytes;
-  using TileY = TileX;  // staged where a tile of x was
-  static_assert(TileX::kRowBytes <= 128, "boxes as wide as a swizzle");
+  static constexpr int kPlaceBytesW =
+      kEntries > 1 ? kEntries * BoxW::kBytes : BoxW::kBytes < 1024 ? 1024 : BoxW::kBytes;
+  // Staged where a tile of x was.
+  using TileY = OperandTile<Element, kFeatureAxis == 1 ? Major::kReduction : Major::kOutput,
+                            kBatchTile, kBlockSize>;
+  static_assert(BoxX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =
-      WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kBlockSize, kBatchTile, kBlockSize>;
+      WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kReduction, kBatchTile, kBlockSize>;
   using Sum = typename Product::Sum;
 
   static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile);
   static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
   static constexpr int kControlBytes = 2048;
   static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;
-  static constexpr int kFit = kRoom / (kWarps * (TileX::kBytes + kPlaceBytesW));
-  static constexpr int kStages = kFit < kStreamStages ? kFit : kStreamStages;  // of a warp
+  static constexpr int kFit = kRoom / (kWarps * (kBytesX + kPlaceBytesW));
+  // Of a warp, which holds the entries of what is under way.
+  static constexpr int kMaxStages =
+      kStreamStages * kEntries <= 32 ? kStreamStages : 32 / kEntries;
+  static constexpr int kStages = kFit < kMaxStages ? kFit : kMaxStages;
   static_assert(kStages >= 2, "one tile is multiplied while another arrives");
   static_assert(8 * kWarps * kStages + 8 * kWarps <= kControlBytes, "barriers have room");
   static constexpr int kSharedBytes =
       1024 + kControlBytes +
-      kWarps * (kSumBytes + kStages * (TileX::kBytes + kPlaceBytesW));
+      kWarps * (kSumBytes + kStages * (kBytesX + kPlaceBytesW));
 };
 
 // Places of a warp in shared memory; `base` is a multiple of 1024 bytes.
@@ -53,16 +72,16 @@ struct StreamShared {
   int warp;
 
   __device__ __forceinline__ uint32_t x(int stage) const {
-    return base + (warp * Traits::kStages + stage) * Traits::TileX::kBytes;
+    return base + (warp * Traits::kStages + stage) * Traits::kBytesX;
   }
   __device__ __forceinline__ uint32_t w(int stage) const {
-    return base + Traits::kWarps * Traits::kStages * Traits::TileX::kBytes +
+    return base + Traits::kWarps * Traits::kStages * Traits::kBytesX +
            (warp * Traits::kStages + stage) * Traits::kPlaceBytesW;
   }
   // What warp `of` leaves for the warp that stores the column.
   __device__ __forceinline__ uint32_t sum(int of) const {
     return base +
-           Traits::kWarps * Traits::kStages * (Traits::TileX::kBytes + Traits::kPlaceBytesW) +
+           Traits::kWarps * Traits::kStages * (Traits::kBytesX + Traits::kPlaceBytesW) +
            of * Traits::kSumBytes;
   }
   __device__ __forceinline__ uint32_t full(int stage) const {

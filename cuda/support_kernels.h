@@ -78,6 +78,17 @@ struct ArrangeBlocks {
 };
 cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream);
 
+// Activations of 16 bits with features last, (batch, features), as (features, row): a row is the batch and zeros.
+// Both rows are multiples of 16 bytes. What comes behind may take all before this kernel for done.
+struct TurnActivations {
+  const void* from;
+  void* to;
+  int64_t batch;
+  int64_t features;
+  int64_t row;
+};
+cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream);
+
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 
 }  // namespace bsparse

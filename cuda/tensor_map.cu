@@ -50,7 +50,8 @@ CUtensorMapL2promotion promotion(size_t row_bytes) {
 CUtensorMapSwizzle swizzle(size_t row_bytes) {
   return row_bytes == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
          : row_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
-                           : CU_TENSOR_MAP_SWIZZLE_32B;
+         : row_bytes == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                           : CU_TENSOR_MAP_SWIZZLE_NONE;
 }
 
 }  // namespace
@@ -68,7 +69,8 @@ namespace {
 
 // Boxes as wide as a swizzle; of `rank` dimensions, the first of them contiguous.
 bsparse_status encode_map(MapType type, const void* data, int rank, const cuuint64_t* extents,
-                          const cuuint64_t* strides, const cuuint32_t* box, CUtensorMap* map) {
+                          const cuuint64_t* strides, const cuuint32_t* box, bool swizzles,
+                          CUtensorMap* map) {
   const Encode encode = find_encode();
   if (encode == nullptr) {
     return fail(BSPARSE_UNSUPPORTED, "the CUDA driver has no tensor maps: expected 12.0 or newer");
@@ -77,7 +79,8 @@ bsparse_status encode_map(MapType type, const void* data, int rank, const cuuint
   const size_t row_bytes = box[0] * size_of(type);
   const CUresult result = encode(
       map, driver_type(type), rank, const_cast<void*>(data), extents, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(row_bytes), promotion(row_bytes),
+      CU_TENSOR_MAP_INTERLEAVE_NONE,
+      swizzles ? swizzle(row_bytes) : CU_TENSOR_MAP_SWIZZLE_NONE, promotion(row_bytes),
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return BSPARSE_OK;
   return fail(BSPARSE_INVALID_ARGUMENT,
@@ -89,12 +92,13 @@ bsparse_status encode_map(MapType type, const void* data, int rank, const cuuint
 }  // namespace
 
 bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
-                               int box_columns, int box_rows, CUtensorMap* map) {
+                               int box_columns, int box_rows, CUtensorMap* map,
+                               bool swizzles) {
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
   const cuuint64_t strides[] = {columns * size_of(type)};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
                             static_cast<cuuint32_t>(box_rows)};
-  return encode_map(type, data, 2, extents, strides, box, map);
+  return encode_map(type, data, 2, extents, strides, box, swizzles, map);
 }
 
 bsparse_status make_deep_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
@@ -105,7 +109,7 @@ bsparse_status make_deep_tensor_map(MapType type, const void* data, int64_t colu
   const cuuint64_t strides[] = {columns * size_of(type), kChunkBytes};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(chunk), static_cast<cuuint32_t>(box_rows),
                             static_cast<cuuint32_t>(box_chunks)};
-  return encode_map(type, data, 3, extents, strides, box, map);
+  return encode_map(type, data, 3, extents, strides, box, /*swizzles=*/true, map);
 }
 
 }  // namespace bsparse

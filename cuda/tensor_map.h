@@ -17,9 +17,10 @@ enum class MapType { kFloat32, kTf32, kFloat16, kBfloat16 };
 MapType map_type(bsparse_dtype dtype);
 
 // A map of a row-major (rows, columns) matrix in boxes of (box_rows, box_columns), swizzled in shared
-// memory by their width: 32, 64 or 128 bytes.
+// memory by their width: 32, 64 or 128 bytes; not if that is 16 bytes or `swizzles` is false.
 bsparse_status make_tensor_map(MapType type, const void* data, int64_t columns, int64_t rows,
-                               int box_columns, int box_rows, CUtensorMap* map);
+                               int box_columns, int box_rows, CUtensorMap* map,
+                               bool swizzles = true);
 
 // The same of chunks of columns, 128 bytes each, which `columns` is a multiple of, as a third dimension: boxes of
 // (box_chunks, box_rows, a chunk's columns) elements.

@@ -66,6 +66,17 @@ struct PackedTile {
   }
 };
 
+// Boxes one after the other whose rows are a chunk, so that there is nothing to swizzle. They continue
+// each other's columns, or rows by a chunk each.
+template <class Box>
+struct MatrixTile {
+  static_assert(Box::kRowBytes == kChunkBytes, "eight rows are a line of banks");
+
+  static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
+    return chunk * Box::kBytes + row * kChunkBytes;
+  }
+};
+
 // The tile of an operand of (outputs, reduction) elements, in the order it has in memory.
 template <class Element, Major kMajor, int kOutputs, int kReduction>
 using OperandTile = SharedTile<

@@ -844,7 +844,7 @@ def test_planned_dw_tiles(kernels, ctas, mode, block_size, feature_axis):
                 assert torch.equal(first, dw), f"{name}, batch {batch}: other bits"
 
 
-@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("block_size", [8, 16, 32])
 @pytest.mark.parametrize("segment", [None, 9])
 def test_streams_longer_than_their_rings(kernels, block_size, segment):
     """Lists of hundreds of entries for each warp, with columns of all lengths across warps."""
@@ -852,10 +852,10 @@ def test_streams_longer_than_their_rings(kernels, block_size, segment):
     if tile.kernel != cuda.SM90_STREAM:
         pytest.skip("no streams on this GPU")
     for feature_axis in (0, 1):
-        for residual in (None, "apart", "y"):
-            check_matmul(kernels, "bfloat16", block_size, feature_axis, False, 40, seed=5,
+        for residual, batch in itertools.product((None, "apart", "y"), (8, 24, 40)):
+            check_matmul(kernels, "bfloat16", block_size, feature_axis, False, batch, seed=5,
                          shape=(61, 43), density=0.5, segment=segment, use_bias=True,
-                         residual=residual)
+                         use_gate=batch == 24, residual=residual)
 
 
 BAD_MATMULS = {

@@ -6,6 +6,7 @@ are made here in NumPy, so that tests choose how columns are split; `planned` as
 
 import ctypes
 import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -297,7 +298,13 @@ def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
             dealt[number][2 if number == last else 0].extend((k, c, b, partial) for c, b in share)
         splits.append((k, partials, pieces - 1))
         partials += pieces - 1
-    rows = [sum(parts, []) for parts in dealt]
+    def filled(share):
+        """What is taken at once is of one column."""
+        by_column = [list(rows) for _, rows in itertools.groupby(share, lambda row: row[0])]
+        return [row for rows in by_column
+                for row in rows + [(rows[0][0], -1, -1, rows[0][3])] * (-len(rows) % tile.entry_blocks)]
+
+    rows = [filled(sum(parts, [])) for parts in dealt]
     length = max(map(len, rows))
     entries = [row for each in rows for row in each + [(-1,) * 4] * (length - len(each))]
     numbers = dict(kernel=tile.kernel, columns=1, num_items=lists, num_splits=len(splits),

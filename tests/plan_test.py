@@ -83,13 +83,15 @@ def test_tiles_of_a_weight_gradient_have_every_block_once():
 def test_streams_hold_every_block_once():
     layout = layouts.barabasi_albert(60, 3, seed=0)
     coords = np.argwhere(layout)
-    found = gpu_plans.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20)
+    found = gpu_plans.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20,
+                                  entry_blocks=2)
     assert len(found.lists) == 10 and found.batch_tiles == 2
     entries = found.lists.reshape(-1, 4)
     stored = entries[entries[:, 1] >= 0]
     assert sorted(stored[:, 2]) == list(range(len(coords)))
     np.testing.assert_array_equal(coords[stored[:, 2]], stored[:, [1, 0]])
-    assert found.lists.shape[1] <= len(coords) / 10 + 8
+    assert found.lists.shape[1] <= len(coords) / 10 + 16
+    np.testing.assert_array_equal(found.lists[:, ::2, 0], found.lists[:, 1::2, 0])
     assert "10 lists x 2" in found.explain()
 
 
@@ -145,7 +147,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
         ((64, 0.1, 0), 64, "float32", dict(precision="tf32"), "sm80 small",
          ["sparse", "a batch above 64", "small variant"]),
-        ((8, 0.1), 64, "bfloat16", {}, "sm80 small", ["sparse", "16 and more", "small variant"]),
+        ((8, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((8, 0.01), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 4"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),

@@ -22,7 +22,7 @@ struct PlanTarget {
   int32_t shared_columns = 1;  // of those, so many neighbours pay for each other's blocks; of dw:
                                // ranges of the batch, at least
   int32_t entry_blocks = 1;   // neighbouring blocks that an entry is made of (of tiles of dw: that
-                              // one product computes),
+                              // one product computes; of streams: entries that are taken at once),
   int32_t column_blocks = 1;  // and a column
   int32_t packed = 0;         // weight blocks are packed in the order of their use
   int32_t block_cells = 1;   // of tiles of dw: cells along each side of a block, counted as blocks

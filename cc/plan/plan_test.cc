@@ -341,8 +341,9 @@ TEST(ClusterRounds, DealGroupsOfLikeLengthTogether) {
   }
 }
 
-// Checks that lists hold every block once and in order, and that partials are as splits say.
-void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
+// Checks that lists hold every block once and in order, in multiples of `entries` of a column, and that
+// partials are as splits say.
+void ExpectWhole(const BlockIndex& index, const StreamCut& cut, int32_t entries_at_once) {
   ASSERT_EQ(static_cast<int64_t>(cut.entries.size()), int64_t{cut.lists} * cut.length);
   std::set<int32_t> blocks;
   std::set<std::pair<int32_t, int32_t>> pieces;  // column, partial
@@ -352,10 +353,12 @@ void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
   };
   for (int32_t list = 0; list < cut.lists; ++list) {
     const StreamCut::Entry* const entries = cut.entries.data() + int64_t{list} * cut.length;
+    EXPECT_EQ(cut.length % entries_at_once, 0);
     bool filling = false;
     int32_t before = -1;
     for (int32_t e = 0; e < cut.length; ++e) {
       const StreamCut::Entry& entry = entries[e];
+      EXPECT_EQ(entry.column, entries[e - e % entries_at_once].column) << "taken at once";
       EXPECT_FALSE(filling && entry.column >= 0) << "an entry behind the filling";
       filling = entry.column < 0;
       if (filling) continue;
@@ -371,7 +374,7 @@ void ExpectWhole(const BlockIndex& index, const StreamCut& cut) {
       const int64_t first = index.offsets()[entry.column];
       const int64_t end = index.offsets()[entry.column + 1];
       if (entry.in_block < 0) {
-        EXPECT_EQ(first, end) << "a column with blocks has an entry without";
+        EXPECT_TRUE(first == end || e % entries_at_once > 0) << "entries without blocks alone";
         continue;
       }
       EXPECT_TRUE(blocks.insert(entry.weight_block).second);
@@ -408,9 +411,11 @@ TEST(CutIntoStreams, HoldsEveryBlockOnce) {
       const BlockIndex index(Random(70, 23, density, hubs, 11).view(), /*transpose=*/false);
       for (const int64_t lists : {1, 2, 10, 132, 5000}) {
         SCOPED_TRACE(testing::Message() << density << " " << hubs << " " << lists);
-        const StreamCut cut = CutIntoStreams(index, lists);
-        EXPECT_LE(cut.lists, lists);
-        ExpectWhole(index, cut);
+        for (const int32_t entries : {1, 2, 4}) {
+          const StreamCut cut = CutIntoStreams(index, lists, entries);
+          EXPECT_LE(cut.lists, lists);
+          ExpectWhole(index, cut, entries);
+        }
       }
     }
   }
@@ -442,6 +447,8 @@ TEST(MatmulPlan, OfStreamsHasListsForAllSlots) {
             4 * one.num_entries() + 3 * one.num_splits());
   EXPECT_LE(one.PredictedBalance(64), 1.25);  // an entry more or less is not worth a partial
   EXPECT_EQ(MatmulPlan(index, /*batch=*/128, target).num_items(), 66);
+  target.entry_blocks = 2;
+  EXPECT_EQ(MatmulPlan(index, /*batch=*/64, target).num_entries() % (2 * 132), 0);
 }
 
 TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {

@@ -9,29 +9,33 @@
 namespace bsparse {
 namespace {
 
-// A partial on its way to another list takes about as long as so many entries do.
+// A partial on its way to another list takes about as long as so many times the entries that are taken
+// at once. Below these are rounds.
 constexpr int64_t kCostOfSplits = 8;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Some or all entries of a column.
+// Some or all entries of a column; what several lists share of it are whole rounds but for the last.
 struct Piece {
   int32_t column;
   int64_t first;
   int64_t end;
-
-  // A column without blocks takes time too: its outputs are written.
-  int64_t length() const { return std::max<int64_t>(1, end - first); }
+  int64_t rounds;
 };
 
-std::vector<Piece> CutColumns(const BlockIndex& index, int64_t longest) {
+std::vector<Piece> CutColumns(const BlockIndex& index, int64_t longest, int32_t entries) {
   std::vector<Piece> cut;
   for (int32_t k = 0; k < index.out_blocks(); ++k) {
     const int64_t first = index.offsets()[k];
-    const int64_t length = index.offsets()[k + 1] - first;
-    const int64_t pieces = std::max<int64_t>(1, CeilDiv(length, longest));
+    const int64_t end = index.offsets()[k + 1];
+    // A column without blocks takes time too: its outputs are written.
+    const int64_t rounds = std::max<int64_t>(1, CeilDiv(end - first, entries));
+    const int64_t pieces = CeilDiv(rounds, longest);
     for (int64_t piece = 0; piece < pieces; ++piece) {
-      cut.push_back({k, first + length * piece / pieces, first + length * (piece + 1) / pieces});
+      const int64_t begin_round = rounds * piece / pieces;
+      const int64_t end_round = rounds * (piece + 1) / pieces;
+      cut.push_back({k, first + begin_round * entries,
+                     std::min(end, first + end_round * entries), end_round - begin_round});
     }
   }
   return cut;
@@ -39,15 +43,15 @@ std::vector<Piece> CutColumns(const BlockIndex& index, int64_t longest) {
 
 struct Lists {
   std::vector<std::vector<Piece>> pieces;
-  int64_t longest = 0;
+  int64_t longest = 0;  // in rounds
 };
 
 // Longest first, each to the list that is shortest (Graham, "Bounds on multiprocessing timing
 // anomalies", 1969).
 Lists Deal(std::vector<Piece> pieces, int64_t count) {
   std::stable_sort(pieces.begin(), pieces.end(),
-                   [](const Piece& a, const Piece& b) { return a.length() > b.length(); });
-  using Load = std::pair<int64_t, int64_t>;  // entries, list
+                   [](const Piece& a, const Piece& b) { return a.rounds > b.rounds; });
+  using Load = std::pair<int64_t, int64_t>;  // rounds, list
   std::priority_queue<Load, std::vector<Load>, std::greater<Load>> shortest;
   for (int64_t list = 0; list < count; ++list) shortest.push({0, list});
   Lists lists;
@@ -56,7 +60,7 @@ Lists Deal(std::vector<Piece> pieces, int64_t count) {
     auto [load, list] = shortest.top();
     shortest.pop();
     lists.pieces[list].push_back(piece);
-    load += piece.length();
+    load += piece.rounds;
     lists.longest = std::max(lists.longest, load);
     shortest.push({load, list});
   }
@@ -117,7 +121,7 @@ std::vector<int32_t> OrderForSums(Lists* lists, const std::vector<int32_t>& shar
 }
 
 // False if the columns on several lists cannot be added up.
-bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
+bool Write(const BlockIndex& index, Lists lists, int32_t entries, StreamCut* out) {
   lists.pieces.erase(std::remove_if(lists.pieces.begin(), lists.pieces.end(),
                                     [](const std::vector<Piece>& list) { return list.empty(); }),
                      lists.pieces.end());
@@ -135,8 +139,8 @@ bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
     out->num_partials += shares[k] - 1;
   }
   out->lists = static_cast<int32_t>(lists.pieces.size());
-  out->length = static_cast<int32_t>(lists.longest);
-  out->entries.assign(out->lists * lists.longest, {-1, -1, -1, -1});
+  out->length = static_cast<int32_t>(lists.longest * entries);
+  out->entries.assign(int64_t{out->lists} * out->length, {-1, -1, -1, -1});
   for (int64_t number = 0; number < out->lists; ++number) {
     std::vector<Piece>& list = lists.pieces[number];
     // Partials first, as another list waits for them; the sum that waits for others last.
@@ -145,7 +149,7 @@ bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
     };
     std::stable_sort(list.begin(), list.end(),
                      [&](const Piece& a, const Piece& b) { return rank(a) < rank(b); });
-    StreamCut::Entry* to = out->entries.data() + number * lists.longest;
+    StreamCut::Entry* to = out->entries.data() + number * out->length;
     int32_t column = -1, partial = -1;
     for (const Piece& piece : list) {
       if (piece.column != column) {
@@ -154,10 +158,12 @@ bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
                   : rank(piece) == 1 ? -1
                                      : -2 - split_of[column];
       }
-      if (piece.first == piece.end) *to++ = {column, -1, -1, partial};
       for (int64_t e = piece.first; e < piece.end; ++e) {
         const BlockIndex::Entry& entry = index.entries()[e];
         *to++ = {column, entry.in_block, entry.weight_block, partial};
+      }
+      for (int64_t filled = piece.end - piece.first; filled < piece.rounds * entries; ++filled) {
+        *to++ = {column, -1, -1, partial};
       }
     }
   }
@@ -166,18 +172,18 @@ bool Write(const BlockIndex& index, Lists lists, StreamCut* out) {
 
 }  // namespace
 
-StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists) {
+StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists, int32_t entries) {
   lists = std::clamp<int64_t>(lists, 1, std::max<int64_t>(1, index.num_blocks()));
-  const int64_t mean = std::max<int64_t>(1, CeilDiv(index.num_blocks(), lists));
+  const int64_t mean = std::max<int64_t>(1, CeilDiv(index.num_blocks(), lists * entries));
   constexpr int64_t kWhole = std::numeric_limits<int64_t>::max() / 2;
   StreamCut best;
   int64_t best_cost = std::numeric_limits<int64_t>::max();
   for (const int64_t limit : {kWhole, mean, CeilDiv(mean, 2), CeilDiv(mean, 4)}) {
-    std::vector<Piece> pieces = CutColumns(index, limit);
+    std::vector<Piece> pieces = CutColumns(index, limit, entries);
     const bool cuts = static_cast<int64_t>(pieces.size()) > index.out_blocks();
     Lists dealt = Deal(std::move(pieces), lists);
     const int64_t cost = dealt.longest + (cuts ? kCostOfSplits : 0);
-    if (cost < best_cost && Write(index, std::move(dealt), &best)) best_cost = cost;
+    if (cost < best_cost && Write(index, std::move(dealt), entries, &best)) best_cost = cost;
   }
   return best;
 }

@@ -13,7 +13,7 @@ namespace bsparse {
 struct StreamCut {
   struct Entry {
     int32_t column;  // of the output, or -1: filling, at the end of a list
-    int32_t in_block;  // or -1: a column without blocks
+    int32_t in_block;  // or -1: a column without blocks, or filling at its end
     int32_t weight_block;
     // -1: these are all of the column; else the slot of the float32 partial that they make, or
     // -2 - s: the partials of splits[s] are added to what they make.
@@ -27,16 +27,18 @@ struct StreamCut {
 
   int32_t lists = 0;
   int32_t length = 0;          // of each list
-  // (lists, length). Entries of a column in a list are neighbours; partials come first, and at most
+  // (lists, length). Entries of a column in a list are neighbours, a multiple of what is taken at once;
+  // partials come first, and at most
   // one share that partials are added to, at the end. Their lists come before its own.
   std::vector<Entry> entries;
   std::vector<Split> splits;   // columns on several lists
   int32_t num_partials = 0;
 };
 
-// At most `lists` lists of about equal length. A column is cut, into partials on several lists,
-// only if that shortens the longest list by more than adding the partials costs.
-StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists);
+// At most `lists` lists of about equal length, of which `entries` of a column are taken at once. A
+// column is cut, into partials on several lists, only if that shortens the longest list by more than
+// adding the partials costs.
+StreamCut CutIntoStreams(const BlockIndex& index, int64_t lists, int32_t entries = 1);
 
 }  // namespace bsparse
 
