@@ -11,6 +11,7 @@
 #include "cuda/dense_matmul.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
+#include "cuda/matmul_workspace.h"
 #include "cuda/recurrent.h"
 #include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/sm90_policy.cuh"

@@ -12,13 +12,8 @@
 
 namespace bsparse {
 
-// The workspace of a matmul: partials, then, with items of one column, the plan without gated
-// blocks; of streams the partials' flags and x turned round; of Hopper's union tiles weights rearranged.
-struct MatmulWorkspace {
-  size_t items = 0, entries = 0, flags = 0, inputs = 0, weights = 0, bytes;  // offsets, and the whole
-
-  explicit MatmulWorkspace(const bsparse_matmul_args& args);
-};
+// Bytes of x that a batch tile reads.
+int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel);
 
 // Items of one block column: one CTA an item and batch tile.
 bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,

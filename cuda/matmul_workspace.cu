@@ -1,0 +1,76 @@
+#include "cuda/matmul_workspace.h"
+
+#include "cuda/check.h"
+#include "cuda/kernel_table.h"
+#include "cuda/policy.cuh"
+#include "cuda/sm90_policy.cuh"
+
+namespace bsparse {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+size_t packed_bytes(const bsparse_matmul_args& args) {
+  const size_t side = column_features(args.plan.kernel, args.block_size);
+  return static_cast<size_t>(args.plan.num_packed) * side * side * element_size(args.dtype);
+}
+
+}  // namespace
+
+int64_t in_features(const bsparse_matmul_args& args) {
+  return int64_t{args.in_blocks} * args.block_size;
+}
+
+int64_t out_features(const bsparse_matmul_args& args) {
+  return int64_t{args.out_blocks} * args.block_size;
+}
+
+size_t weight_bytes(const bsparse_matmul_args& args) {
+  return static_cast<size_t>(args.plan.num_blocks) * args.block_size * args.block_size *
+         element_size(args.dtype);
+}
+
+bool wants_packed(const bsparse_matmul_args& args) {
+  return is_union(args.plan.kernel) && args.plan.num_packed > 0 &&
+         packs_weights(args.block_size, static_cast<int>(element_size(args.dtype)));
+}
+
+bool arranges_weights(const bsparse_matmul_args& args) {
+  return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) &&
+         (args.transpose == 0 || args.feature_axis == 0) && args.plan.num_blocks > 0;
+}
+
+bool turns_stream_inputs(const bsparse_matmul_args& args) {
+  return stream_turns_inputs(args.block_size, args.feature_axis, stream_batch_tile(args.batch));
+}
+
+int64_t turned_row(const bsparse_matmul_args& args) { return (args.batch + 7) / 8 * 8; }
+
+MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
+  const bool streams = args.plan.kernel == BSPARSE_SM90_STREAM;
+  const int64_t tile = streams ? stream_batch_tile(args.batch) : 1;
+  const int64_t tiles = (args.batch + tile - 1) / tile;
+  const auto partials = static_cast<size_t>(tiles) * args.plan.num_partials;
+  const size_t partial = tile * args.plan.columns *
+                         column_features(args.plan.kernel, args.block_size) * sizeof(float);
+  bytes = round_up(partials * partial);
+  if (streams) {
+    flags = bytes;
+    bytes += round_up(partials * sizeof(uint64_t));
+    if (!turns_stream_inputs(args)) return;
+    inputs = bytes;
+    bytes += round_up(in_features(args) * turned_row(args) * element_size(args.dtype));
+  } else if (is_union(args.plan.kernel)) {
+    if (!arranges_weights(args) && !wants_packed(args)) return;
+    weights = bytes;
+    bytes += round_up(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));
+  } else if (args.gate != nullptr) {
+    items = bytes;
+    entries = items + round_up(args.plan.num_items * sizeof(int4));
+    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
+  }
+}
+
+}  // namespace bsparse

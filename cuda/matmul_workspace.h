@@ -1,0 +1,38 @@
+// What a product keeps in its workspace, and the sizes that follow from its arguments.
+#ifndef BSPARSE_CUDA_MATMUL_WORKSPACE_H_
+#define BSPARSE_CUDA_MATMUL_WORKSPACE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/bsparse_cuda.h"
+
+namespace bsparse {
+
+// Partials, then, with items of one column, the plan without gated blocks; of streams the partials' flags and x
+// turned round; of Hopper's union tiles weights rearranged.
+struct MatmulWorkspace {
+  size_t items = 0, entries = 0, flags = 0, inputs = 0, weights = 0, bytes;  // offsets, and the whole
+
+  explicit MatmulWorkspace(const bsparse_matmul_args& args);
+};
+
+int64_t in_features(const bsparse_matmul_args& args);
+int64_t out_features(const bsparse_matmul_args& args);
+size_t weight_bytes(const bsparse_matmul_args& args);
+
+// Small blocks come to the union families packed.
+bool wants_packed(const bsparse_matmul_args& args);
+
+// Hopper's TF32 products want weights along the reduction, and those with features first in an order of
+// their own (sm90_turned_inputs.cuh).
+bool arranges_weights(const bsparse_matmul_args& args);
+
+// Streams of short rows of x want them with features first, in rows of turned_row elements: the batch and what makes
+// it a multiple of 16 bytes.
+bool turns_stream_inputs(const bsparse_matmul_args& args);
+int64_t turned_row(const bsparse_matmul_args& args);
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_MATMUL_WORKSPACE_H_
