@@ -169,10 +169,10 @@ enum {
 // BSPARSE_SM90_STREAM has no items in this sense: its entries are num_items lists of equal length,
 // (num_items, num_entries / num_items, 4): output column or -1 (filling, behind the rest), in_block
 // or -1 (a column without blocks, or filling), weight_block, partial. Those of a column are neighbours,
-// filled up to a multiple of the tile's entry_blocks, and all on one list (partial -1), or shares of it on several: each a partial, but for that on the last of
-// these lists (partial -2 - s, s the number of the split), to which the partials are added. So a
-// CTA waits only for CTAs that were started before it. A list has at most one such share, at its
-// end.
+// filled up to a multiple of the tile's entry_blocks, and all on one list (partial -1), or shares of it
+// on several: each a partial, but for that on the last of these lists (partial -2 - s, s the number of the
+// split), to which the partials are added. So a CTA waits only for CTAs that were started before it. A
+// list has at most one such share, at its end.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group

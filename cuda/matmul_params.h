@@ -206,7 +206,7 @@ Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 
-// Streams: blocks of 16 and 32.
+// Streams: blocks of 8 to 32.
 Kernel sm90_stream_bf16(const MatmulVariant& variant);
 Kernel sm90_stream_fp16(const MatmulVariant& variant);
 
