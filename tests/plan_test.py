@@ -77,21 +77,20 @@ def test_tiles_of_a_weight_gradient_have_every_block_once():
     assert found.whole_items <= len(found.items) and "items of 2 tiles" in found.explain()
 
 
-# What is chosen, and why. A GPU is not needed, as the CUDA library can be asked about another.
-
-
-def test_streams_hold_every_block_once():
+@pytest.mark.parametrize("at_once", (1, 2, 4))
+def test_streams_hold_every_block_once(at_once):
     layout = layouts.barabasi_albert(60, 3, seed=0)
     coords = np.argwhere(layout)
     found = gpu_plans.stream_plan(coords, 60, 60, batch=100, batch_tile=64, sm_count=20,
-                                  entry_blocks=2)
+                                  entry_blocks=at_once)
     assert len(found.lists) == 10 and found.batch_tiles == 2
     entries = found.lists.reshape(-1, 4)
     stored = entries[entries[:, 1] >= 0]
     assert sorted(stored[:, 2]) == list(range(len(coords)))
     np.testing.assert_array_equal(coords[stored[:, 2]], stored[:, [1, 0]])
-    assert found.lists.shape[1] <= len(coords) / 10 + 16
-    np.testing.assert_array_equal(found.lists[:, ::2, 0], found.lists[:, 1::2, 0])
+    assert found.lists.shape[1] <= len(coords) / 10 + 8
+    columns = found.lists[:, :, 0].reshape(-1, at_once)
+    np.testing.assert_array_equal(columns, np.broadcast_to(columns[:, :1], columns.shape))
     assert "10 lists x 2" in found.explain()
 
 
@@ -100,6 +99,9 @@ def test_weight_gradients_cut_the_batch_as_often_as_asked():
     assert gpu_plans.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16).batch_splits == 1
     found = gpu_plans.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16, least_splits=8)
     assert found.batch_splits >= 8
+
+
+# What is chosen, and why. A GPU is not needed, as the CUDA library can be asked about another.
 
 
 def matmul(block_size, density, feature_axis=1, features=8192):

@@ -375,6 +375,8 @@ void ExpectWhole(const BlockIndex& index, const StreamCut& cut, int32_t entries_
       const int64_t end = index.offsets()[entry.column + 1];
       if (entry.in_block < 0) {
         EXPECT_TRUE(first == end || e % entries_at_once > 0) << "entries without blocks alone";
+        const bool goes_on = e + 1 < cut.length && entries[e + 1].column == entry.column;
+        EXPECT_FALSE(goes_on && entries[e + 1].in_block >= 0) << "a block behind the filling";
         continue;
       }
       EXPECT_TRUE(blocks.insert(entry.weight_block).second);
