@@ -14,7 +14,7 @@ class Divider {
  public:
   Divider() = default;
   explicit Divider(uint32_t divisor) : divisor_(divisor) {
-    while (uint64_t{1} << (shift_ - 31) < divisor) ++shift_;
+    if (divisor > 1) shift_ += 32 - __builtin_clz(divisor - 1);
     multiplier_ = static_cast<uint32_t>(((uint64_t{1} << shift_) + divisor - 1) / divisor);
   }
 

@@ -109,7 +109,7 @@ bsparse_status launch_union_parts(const bsparse_matmul_args& args, const Kernel&
   const auto ctas = static_cast<int32_t>(params->ctas);
   int32_t clusters = 0, sms = 0;
   status = get_clusters(kernel, ctas, &clusters);
-  if (status == BSPARSE_OK) status = get_clusters(kernel, 1, &sms);
+  if (status == BSPARSE_OK && ctas > 1) status = get_clusters(kernel, 1, &sms);
   if (status != BSPARSE_OK) return status;
   if (args.max_ctas > 0) {
     clusters = std::min(clusters, std::max(1, args.max_ctas / ctas));
