@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 11
+#define BSPARSE_CUDA_API_VERSION 12
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
