@@ -7,9 +7,10 @@ the others both operands of every block, at the rate that sharing neighbours see
 product the tensor cores' rate.
 
 The Hopper kernels, streams and dw among them, leave their reading to copy engines (TMA), which take
-boxes row by row. Rows of 32 bytes and less, such as a block of 16 and a batch entry with features last, come so slowly that
-they, not bytes, are the limit; longer ones come as fast as L2 gives their bytes. Streams turn x round
-before where that spares rows. Rows of y, whose rate has not been measured, are not counted.
+boxes row by row. Rows of 32 bytes and less, such as a block of 16 and a batch entry with features
+last, come so slowly that they, not bytes, are the limit; longer ones come as fast as L2 gives their
+bytes. Streams turn x round before where that spares rows. Rows of y, whose rate has not been
+measured, are not counted.
 """
 
 import dataclasses
@@ -155,6 +156,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
 
 def _short_activation_rows(work, tile):
     """Rows of at most SHORT_ROW bytes in which a block's features of the whole batch come."""
+    # As stream_turns_inputs of cuda/sm90_policy.cuh.
     turned = tile.kernel == SM90_STREAM and tile.batch_tile > 2 * work.block_size
     if work.feature_axis == 1 and not turned:
         return work.batch if work.block_size * work.size <= SHORT_ROW else 0
