@@ -64,6 +64,11 @@ _SMALL_TF32_REASON = (
     "the small variant: it adds a small product's sums in TF32 outside the tensor cores, and errs less"
 )
 
+_SMALL_DW_REASON = (
+    "the small variant: with so few batch entries operands go from memory to registers, as many at once "
+    "as these hold"
+)
+
 _CLUSTER_REASON = (
     "in clusters of {ctas}: of multiprocessors that need the same block of x one reads it for all, "
     "which was measured to be faster for this block size and density"
@@ -273,7 +278,9 @@ def _choose_gpu(request, device):
     reasons = [_DENSE_REASONS[choice.dense_reason].format(**times)]
     if family != "dense":
         reasons.append(_HOPPER_REASONS[choice.hopper_reason])
-        if family == "sm80 small" and request.batch > choice.tile.batch_tile:
+        if family == "sm80 small" and request.is_dw:
+            reasons.append(_SMALL_DW_REASON)
+        elif family == "sm80 small" and request.batch > choice.tile.batch_tile:
             reasons.append(_SMALL_TF32_REASON)
         elif family in _VARIANT_REASONS:
             reasons.append(_VARIANT_REASONS[family])

@@ -160,7 +160,8 @@ bsparse_status explain(const bsparse_tile_request* requested, const bsparse_devi
   }
   const Kernel kernel = find_requested(made.family, request);
   choice->tile = make_tile(made.family, kernel, request, device->sm_count, 0);
-  write_name(made.family, request.is_dw ? "matmul_dw" : "matmul",
+  const char* const dw = made.family == BSPARSE_SM80_SMALL ? "small_dw" : "matmul_dw";
+  write_name(made.family, request.is_dw ? dw : "matmul",
              math_name(request.dtype, request.float32_math), request.block_size,
              choice->tile.batch_tile, choice->name, sizeof(choice->name));
   return BSPARSE_OK;
@@ -198,7 +199,7 @@ size_t matmul_dw_workspace(const bsparse_matmul_dw_args* args) {
   if (args->plan.kernel == BSPARSE_DENSE) return dense_matmul_dw_workspace(*args);
   Kernel kernel;
   if (find_planned_matmul_dw(simplest_dw(*args), &kernel) != BSPARSE_OK) return 0;
-  return static_cast<size_t>(matmul_dw_partial_floats(*args, kernel)) * sizeof(float);
+  return matmul_dw_workspace_bytes(simplest_dw(*args), kernel);
 }
 
 bsparse_status matmul_dw(const bsparse_matmul_dw_args* given, void* stream_pointer) {

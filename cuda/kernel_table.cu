@@ -23,20 +23,22 @@ struct MathKernels {
   FindMatmulDw union_matmul_dw;
   FindMatmul stream_matmul;
   FindMatmulDw tiled_matmul_dw;
+  FindMatmulDw small_matmul_dw;
 };
 
 constexpr MathKernels kBf16 = {"bf16", sm80_matmul_bf16, sm80_matmul_dw_bf16,
                                sm90_matmul_bf16, sm90_matmul_dw_bf16, sm90_stream_bf16,
-                               sm90_dw_tiles_bf16};
+                               sm90_dw_tiles_bf16, sm80_small_dw_bf16};
 constexpr MathKernels kFp16 = {"fp16", sm80_matmul_fp16, sm80_matmul_dw_fp16,
                                sm90_matmul_fp16, sm90_matmul_dw_fp16, sm90_stream_fp16,
-                               sm90_dw_tiles_fp16};
+                               sm90_dw_tiles_fp16, sm80_small_dw_fp16};
 constexpr MathKernels kFp32 = {"fp32", sm80_matmul_fp32, sm80_matmul_dw_fp32,
-                               nullptr, nullptr, nullptr, nullptr};
+                               nullptr, nullptr, nullptr, nullptr, nullptr};
 constexpr MathKernels kTf32 = {"tf32", sm80_matmul_tf32, sm80_matmul_dw_tf32,
-                               sm90_matmul_tf32, nullptr, nullptr, sm90_dw_tiles_tf32};
+                               sm90_matmul_tf32, nullptr, nullptr, sm90_dw_tiles_tf32,
+                               sm80_small_dw_tf32};
 constexpr MathKernels kTf32x3 = {"tf32x3", sm80_matmul_tf32x3, sm80_matmul_dw_tf32x3,
-                                 nullptr, nullptr, nullptr, nullptr};
+                                 nullptr, nullptr, nullptr, nullptr, nullptr};
 
 const MathKernels& kernels_for(bsparse_dtype dtype, bsparse_float32_math float32_math) {
   if (dtype == BSPARSE_BFLOAT16) return kBf16;
@@ -97,6 +99,7 @@ Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
                       bsparse_float32_math float32_math, int block_size, int feature_axis) {
   const MathKernels& kernels = kernels_for(dtype, float32_math);
   const auto find = family == BSPARSE_SM90_DW_TILES ? kernels.tiled_matmul_dw
+                    : family == BSPARSE_SM80_SMALL  ? kernels.small_matmul_dw
                     : is_union(family)              ? kernels.union_matmul_dw
                                                     : kernels.matmul_dw;
   return find == nullptr ? Kernel{} : find(block_size, feature_axis);
@@ -116,7 +119,8 @@ bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kern
 bsparse_status find_planned_matmul_dw(const bsparse_matmul_dw_args& args, Kernel* kernel) {
   const int family = args.plan.kernel;
   *kernel = {};
-  if (family == BSPARSE_SM80 || family == BSPARSE_SM90 || family == BSPARSE_SM90_DW_TILES) {
+  if (family == BSPARSE_SM80 || family == BSPARSE_SM80_SMALL || family == BSPARSE_SM90 ||
+      family == BSPARSE_SM90_DW_TILES) {
     *kernel = find_matmul_dw(static_cast<bsparse_kernel>(family), args.dtype,
                              args.float32_math, args.block_size, args.feature_axis);
   }

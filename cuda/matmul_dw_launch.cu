@@ -5,6 +5,8 @@
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
+#include "cuda/matmul_workspace.h"
+#include "cuda/policy.cuh"
 #include "cuda/sm90_dw_tiles_policy.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/tensor_map.h"
@@ -37,6 +39,12 @@ int64_t launches_of(const bsparse_matmul_dw_args& args) {
   return std::max<int64_t>(1, (pairs + kMaxPairs - 1) / kMaxPairs);
 }
 
+// Float32 sums that dw leaves in its workspace, of a split of a launch each; 0 if there is only one.
+int64_t partials_of(const bsparse_matmul_dw_args& args) {
+  const int64_t partials = launches_of(args) * args.plan.batch_splits;
+  return partials == 1 ? 0 : partials;
+}
+
 // Tiles that are not split. Where there are several launches each leaves partials of all.
 int32_t whole_items(const bsparse_matmul_dw_args& args) {
   if (launches_of(args) > 1) return 0;
@@ -49,10 +57,97 @@ int64_t partial_blocks(const bsparse_matmul_dw_args& args, const Kernel& kernel)
   return int64_t{args.plan.num_items - whole_items(args)} * args.plan.ctas * kernel.columns;
 }
 
+// And the float32 numbers of all partials.
+int64_t partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  const int side = args.plan.kernel == BSPARSE_SM90_DW_TILES ? dw_tile_cell(args.block_size)
+                                                             : args.block_size;
+  return partials_of(args) * partial_blocks(args, kernel) * side * side;
+}
+
+// Behind the partials: x and dy of a launch turned round, which launches one after the other share.
+size_t turned_offset(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  const size_t bytes = static_cast<size_t>(partial_floats(args, kernel)) * sizeof(float);
+  return (bytes + 15) / 16 * 16;
+}
+
+size_t turned_bytes(const bsparse_matmul_dw_args& args, const Pairs& pairs) {
+  if (args.plan.kernel != BSPARSE_SM80_SMALL || args.feature_axis == 0) return 0;
+  int64_t entries = 0;
+  for (const bsparse_dw_pair& pair : pairs) entries += turned_row(pair.batch);
+  const int64_t features = (int64_t{args.in_blocks} + args.out_blocks) * args.block_size;
+  return static_cast<size_t>(entries * features) * element_size(args.dtype);
+}
+
 bsparse_status too_many_splits(const bsparse_matmul_dw_args& args, int64_t items) {
   return fail(BSPARSE_INVALID_ARGUMENT, "plan.batch_splits is %d; with %lld items expected at most %d",
               args.plan.batch_splits, static_cast<long long>(items),
               static_cast<int>(INT32_MAX / items));
+}
+
+// x and dy with features first: as they are, or turned round.
+bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kernel, Pairs* pairs,
+                          cudaStream_t stream) {
+  if (args.feature_axis == 0 || pairs->empty()) return BSPARSE_OK;
+  TurnActivations turns{};
+  static_assert(2 * kMaxPairs <= TurnActivations::kMaxTurns);
+  auto* to = static_cast<char*>(args.workspace) + turned_offset(args, kernel);
+  const auto turn = [&](const void** data, int64_t batch, int32_t blocks) {
+    const int64_t features = int64_t{blocks} * args.block_size, row = turned_row(batch);
+    turns.turns[turns.count++] = {*data, to, batch, features, row};
+    *data = to;
+    to += features * row * static_cast<int64_t>(element_size(args.dtype));
+  };
+  for (bsparse_dw_pair& pair : *pairs) {
+    turn(&pair.x, pair.batch, args.in_blocks);
+    turn(&pair.dy, pair.batch, args.out_blocks);
+    pair.batch = turned_row(pair.batch);
+  }
+  return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
+}
+
+// Units of cells or blocks wherever they lie, dealt to as many CTAs as run at once.
+bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& given,
+                            const Kernel& kernel, float* partials, cudaStream_t stream) {
+  Pairs pairs = given;
+  bsparse_status status = turn_pairs(args, kernel, &pairs, stream);
+  if (status != BSPARSE_OK) return status;
+  SmallMatmulDwParams params{};
+  const auto size = static_cast<int64_t>(element_size(args.dtype));
+  const int64_t features = int64_t{std::max(args.in_blocks, args.out_blocks)} * args.block_size;
+  for (size_t p = 0; p < pairs.size(); ++p) {
+    const bsparse_dw_pair& pair = pairs[p];
+    const int64_t row_bytes = pair.batch * size;
+    if (row_bytes % 16 != 0 || !is_aligned(pair.x, 16) || !is_aligned(pair.dy, 16) ||
+        row_bytes / 16 > UINT32_MAX / features) {
+      return fail(BSPARSE_INVALID_ARGUMENT,
+                  "plan.kernel is %d; it wants x and dy in rows of 16 bytes or a multiple, and of fewer "
+                  "than 2^36 bytes each, ask get_tile", args.plan.kernel);
+    }
+    params.pairs[p] = {pair.x, pair.dy, static_cast<uint32_t>(row_bytes / 16)};
+  }
+  params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
+  params.output = partials != nullptr ? DwOutput{partials, nullptr, nullptr, true} : dw_output(args);
+  params.blocks = args.plan.blocks;
+  params.num_blocks = args.plan.num_blocks;
+  params.split_blocks = args.plan.num_blocks;
+  params.block_size = args.block_size;
+  const int side = args.block_size / small_dw_cell(args.block_size);
+  const int64_t cells = int64_t{args.plan.num_blocks} * side * side;
+  const int warps = kernel.threads / 32, unit_cells = kernel.blocks_per_cta / warps;
+  const int64_t units = (cells - 1) / unit_cells + 1;
+  if (cells > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "plan.num_blocks is %d; of blocks of %d expected at most %d",
+                args.plan.num_blocks, args.block_size, INT32_MAX / (side * side));
+  }
+  params.units = static_cast<uint32_t>(units);
+  int32_t sms = 0;
+  status = get_multiprocessors(&sms);
+  if (status != BSPARSE_OK) return status;
+  if (args.max_ctas > 0) sms = std::min(sms, args.max_ctas);
+  const auto ctas = static_cast<unsigned>(
+      std::min<int64_t>((units - 1) / warps + 1, int64_t{sms} * kSmallDwCtas));
+  return launch(kernel, "launching a weight gradient",
+                dim3(ctas, static_cast<unsigned>(args.plan.batch_splits)), &params, stream);
 }
 
 // One CTA for blocks wherever they lie.
@@ -166,7 +261,7 @@ bsparse_status launch_tiles(const bsparse_matmul_dw_args& args, const Pairs& pai
 cudaError_t launch_reduce(const bsparse_matmul_dw_args& args, const Kernel& kernel,
                           cudaStream_t stream) {
   const auto* const partials = static_cast<const float*>(args.workspace);
-  const auto count = static_cast<int32_t>(matmul_dw_partials(args));
+  const auto count = static_cast<int32_t>(partials_of(args));
   const int32_t elements = args.block_size * args.block_size;
   if (args.plan.kernel != BSPARSE_SM90_DW_TILES) {
     return launch_reduce_matmul_dw(
@@ -194,23 +289,22 @@ DwOutput dw_output(const bsparse_matmul_dw_args& args) {
   return {args.dw, args.addend, args.gate, args.out_dtype == BSPARSE_FLOAT32};
 }
 
-int64_t matmul_dw_partials(const bsparse_matmul_dw_args& args) {
-  const int64_t partials = launches_of(args) * args.plan.batch_splits;
-  return partials == 1 ? 0 : partials;
-}
-
-int64_t matmul_dw_partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
-  const int side = args.plan.kernel == BSPARSE_SM90_DW_TILES ? dw_tile_cell(args.block_size)
-                                                             : args.block_size;
-  return matmul_dw_partials(args) * partial_blocks(args, kernel) * side * side;
+size_t matmul_dw_workspace_bytes(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  const Pairs pairs = filled_pairs(args);
+  size_t turned = 0;
+  for (size_t first = 0; first < pairs.size(); first += kMaxPairs) {
+    turned = std::max(turned, turned_bytes(args, pairs_of_launch(pairs, first)));
+  }
+  return turned_offset(args, kernel) + turned;
 }
 
 bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
                                 cudaStream_t stream) {
   const Pairs pairs = filled_pairs(args);
-  const int64_t floats = matmul_dw_partial_floats(args, kernel);
+  const int64_t floats = partial_floats(args, kernel);
   auto* partials = floats > 0 ? static_cast<float*>(args.workspace) : nullptr;
   const auto launch_some = args.plan.kernel == BSPARSE_SM90_DW_TILES ? &launch_tiles
+                           : args.plan.kernel == BSPARSE_SM80_SMALL  ? &launch_small
                            : is_union(args.plan.kernel)              ? &launch_columns
                                                                      : &launch_blocks;
   size_t first = 0;

@@ -32,11 +32,8 @@ std::vector<bsparse_dw_pair> filled_pairs(const bsparse_matmul_dw_args& args);
 
 DwOutput dw_output(const bsparse_matmul_dw_args& args);
 
-// Float32 sums that dw leaves in its workspace, of a split of a launch each; 0 if there is only one.
-int64_t matmul_dw_partials(const bsparse_matmul_dw_args& args);
-
-// And the float32 numbers of all of them.
-int64_t matmul_dw_partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel);
+// Of sums that several splits or launches leave, and of x and dy turned round.
+size_t matmul_dw_workspace_bytes(const bsparse_matmul_dw_args& args, const Kernel& kernel);
 
 bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel& kernel,
                                 cudaStream_t stream);

@@ -131,6 +131,24 @@ struct MatmulDwParams {
   int32_t splits;
 };
 
+// The same for small batches: x and dy have their features first, in rows of 16-byte chunks. Each warp takes units of
+// one cell (policy.cuh) or, where that is a block of 8, of two blocks that come one after the other.
+struct SmallMatmulDwParams {
+  struct Operands {
+    const void* x;
+    const void* dy;
+    uint32_t row_chunks;
+  };
+  Operands pairs[kMaxPairs];
+  DwStages stages;
+  DwOutput output;  // or, of partials, float32 and nothing else
+  const int32_t* blocks;
+  uint32_t units;
+  int32_t num_blocks;
+  int32_t split_blocks;  // from a split's sums to the next one's
+  int32_t block_size;
+};
+
 // The same for kernels whose items are several blocks of one output column.
 struct UnionMatmulDwParams {
   CUtensorMap x[kMaxPairs];
@@ -223,6 +241,11 @@ Kernel sm80_matmul_dw_fp16(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_tf32(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_tf32x3(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp32(int block_size, int feature_axis);
+
+// Small batches: all blocks, in TF32 with features first.
+Kernel sm80_small_dw_bf16(int block_size, int feature_axis);
+Kernel sm80_small_dw_fp16(int block_size, int feature_axis);
+Kernel sm80_small_dw_tf32(int block_size, int feature_axis);
 
 }  // namespace bsparse
 

@@ -46,7 +46,7 @@ bool turns_stream_inputs(const bsparse_matmul_args& args) {
   return stream_turns_inputs(args.block_size, args.feature_axis, stream_batch_tile(args.batch));
 }
 
-int64_t turned_row(const bsparse_matmul_args& args) { return (args.batch + 7) / 8 * 8; }
+int64_t turned_row(int64_t batch) { return (batch + 7) / 8 * 8; }
 
 MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const bool streams = args.plan.kernel == BSPARSE_SM90_STREAM;
@@ -61,7 +61,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
     bytes += round_up(partials * sizeof(uint64_t));
     if (!turns_stream_inputs(args)) return;
     inputs = bytes;
-    bytes += round_up(in_features(args) * turned_row(args) * element_size(args.dtype));
+    bytes += round_up(in_features(args) * turned_row(args.batch) * element_size(args.dtype));
   } else if (is_union(args.plan.kernel)) {
     if (!arranges_weights(args) && !wants_packed(args)) return;
     weights = bytes;

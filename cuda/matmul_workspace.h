@@ -31,7 +31,7 @@ bool arranges_weights(const bsparse_matmul_args& args);
 // Streams of short rows of x want them with features first, in rows of turned_row elements: the batch and what makes
 // it a multiple of 16 bytes.
 bool turns_stream_inputs(const bsparse_matmul_args& args);
-int64_t turned_row(const bsparse_matmul_args& args);
+int64_t turned_row(int64_t batch);
 
 }  // namespace bsparse
 

@@ -65,6 +65,16 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
   return {256 / block_size, 64, 3};          // 96 KB; five tiles loaded for four products at 64
 }
 
+// Weight gradients of small batches (sm80_small_dw.cuh): up to so many batch entries of all pairs.
+inline constexpr int64_t kSmallDwBatch = 128;
+
+// Features along each side of what a warp computes at once: a block, or a cell of a larger one.
+constexpr int small_dw_cell(int block_size) { return block_size < 32 ? block_size : 32; }
+
+// As many warps as there are registers for the operands of a cell, and its sums.
+inline constexpr int kSmallDwCtas = 2;  // of an SM
+constexpr int small_dw_warps(int cell) { return cell == 32 ? 8 : cell == 16 ? 12 : 16; }
+
 // Bytes of x in a group of batch tiles: a third of an H100's L2.
 inline constexpr int64_t kGroupBytes = 16 << 20;
 

@@ -141,9 +141,9 @@ bsparse_status launch_union_parts(const bsparse_matmul_args& args, const Kernel&
 // x of streams with features first, and a map of it.
 bsparse_status turn_inputs(const bsparse_matmul_args& args, const Kernel& kernel, void* to,
                            CUtensorMap* map, cudaStream_t stream) {
-  const TurnActivations turn = {args.x, to, args.batch, in_features(args), turned_row(args)};
+  const Turn turn = {args.x, to, args.batch, in_features(args), turned_row(args.batch)};
   const bsparse_status status =
-      check_cuda(launch_turn_activations(turn, stream), "turning the activations");
+      check_cuda(launch_turn_activations({{turn}, 1}, stream), "turning the activations");
   if (status != BSPARSE_OK) return status;
   return make_tensor_map(map_type(args.dtype), to, turn.row, turn.features, kernel.batch_tile,
                          args.block_size, map);

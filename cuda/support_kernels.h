@@ -80,12 +80,17 @@ cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream
 
 // Activations of 16 bits with features last, (batch, features), as (features, row): a row is the batch and zeros.
 // Both rows are multiples of 16 bytes. What comes behind may take all before this kernel for done.
-struct TurnActivations {
+struct Turn {
   const void* from;
   void* to;
   int64_t batch;
   int64_t features;
   int64_t row;
+};
+struct TurnActivations {
+  static constexpr int kMaxTurns = 16;
+  Turn turns[kMaxTurns];
+  int count;  // at least 1
 };
 cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream);
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cuda/early_launch.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/support_kernels.h"
@@ -10,8 +12,9 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kSide = 16;
 
-__global__ void __launch_bounds__(32 * kWarps) turn_activations_kernel(TurnActivations args) {
+__global__ void __launch_bounds__(32 * kWarps) turn_activations_kernel(const __grid_constant__ TurnActivations all) {
   follow_kernel_before();
+  const Turn& args = all.turns[blockIdx.z];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first_feature = (int64_t{blockIdx.x} * kWarps + warp) * kSide;
   const int64_t first_entry = int64_t{blockIdx.y} * kSide;
@@ -42,8 +45,13 @@ __global__ void __launch_bounds__(32 * kWarps) turn_activations_kernel(TurnActiv
 }  // namespace
 
 cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream) {
-  const dim3 ctas(static_cast<unsigned>((args.features - 1) / (kWarps * kSide) + 1),
-                  static_cast<unsigned>((args.row - 1) / kSide + 1));
+  int64_t features = 0, row = 0;
+  for (int t = 0; t < args.count; ++t) {
+    features = std::max(features, args.turns[t].features);
+    row = std::max(row, args.turns[t].row);
+  }
+  const dim3 ctas(static_cast<unsigned>((features - 1) / (kWarps * kSide) + 1),
+                  static_cast<unsigned>((row - 1) / kSide + 1), static_cast<unsigned>(args.count));
   launch_early(turn_activations_kernel, ctas, dim3(32 * kWarps), stream, args);
   return cudaGetLastError();
 }

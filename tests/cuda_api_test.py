@@ -359,7 +359,8 @@ def check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, *, see
     return results[0]
 
 
-LISTS = ((64,), (40, 0, 16, 72), (8, 24) * 4, (16,) * 9, (8, 16, 24, 0) * 6, (0, 0), (3, 17, 64, 1))
+LISTS = ((64,), (40, 0, 16, 72), (8, 24) * 4, (16,) * 9, (8,) * 10, (8, 16, 24, 0) * 6, (0, 0),
+         (3, 17, 64, 1))
 
 
 @pytest.mark.parametrize("mode, block_size, feature_axis",
@@ -414,6 +415,33 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
         gradients.append(dw)
     assert bool(torch.isfinite(gradients[0]).all())
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
+@pytest.mark.parametrize("feature_axis", (0, 1))
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("mode", ("bfloat16", "float16", "tf32"))
+def test_bits_of_small_dw_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis):
+    """More cells a warp than it looks up at once, and with one CTA than an SM has warps."""
+    rng = np.random.default_rng(block_size)
+    layout = random_layout(rng, (181, 67) if block_size < 64 else (41, 19), 0.3)
+    for batch in (64, 128):  # one stage, and several
+        tile = kernels.tile(mode, block_size, batch, is_dw=True, feature_axis=feature_axis)
+        if tile.kernel != cuda.SM80_SMALL:
+            assert mode == "tf32" and feature_axis == 1
+            pytest.skip("TF32 with features last has no kernel for small batches")
+        x, y = (on_gpu(rng.standard_normal((batch, side * block_size)), mode)
+                for side in layout.shape)
+        x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
+        gradients = []
+        for max_ctas in (0, 1, 13, 131):
+            dw = torch.full((int(layout.sum()), block_size, block_size), float("nan"),
+                            dtype=x.dtype, device="cuda")
+            kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape,
+                                      cuda.matmul_dw_plan(layout, tile), x, y, dw,
+                                      max_ctas=max_ctas)()
+            gradients.append(dw)
+        assert bool(torch.isfinite(gradients[0]).all())
+        assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
 
 @pytest.mark.parametrize("transpose", (False, True))
