@@ -17,7 +17,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 11
+API_VERSION = 12
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
