@@ -129,8 +129,8 @@ bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& giv
   params.output = partials != nullptr ? DwOutput{partials, nullptr, nullptr, true} : dw_output(args);
   params.blocks = args.plan.blocks;
   params.num_blocks = args.plan.num_blocks;
-  params.split_blocks = args.plan.num_blocks;
-  params.block_size = args.block_size;
+  params.is_plain = params.output.gate == nullptr && params.output.addend == nullptr &&
+                    params.output.is_float == (args.dtype == BSPARSE_FLOAT32);
   const int side = args.block_size / small_dw_cell(args.block_size);
   const int64_t cells = int64_t{args.plan.num_blocks} * side * side;
   const int warps = kernel.threads / 32, unit_cells = kernel.blocks_per_cta / warps;

@@ -139,14 +139,13 @@ struct SmallMatmulDwParams {
     const void* dy;
     uint32_t row_chunks;
   };
-  Operands pairs[kMaxPairs];
-  DwStages stages;
-  DwOutput output;  // or, of partials, float32 and nothing else
   const int32_t* blocks;
   uint32_t units;
   int32_t num_blocks;
-  int32_t split_blocks;  // from a split's sums to the next one's
-  int32_t block_size;
+  bool is_plain;    // the output has no gate, no addend and the elements of x
+  DwOutput output;  // or, of partials, float32 and nothing else
+  Operands pairs[kMaxPairs];
+  DwStages stages;
 };
 
 // The same for kernels whose items are several blocks of one output column.

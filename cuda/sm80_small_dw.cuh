@@ -11,27 +11,30 @@
 
 #include <cstdint>
 
+#include "cuda/elements.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/policy.cuh"
 #include "cuda/ptx.cuh"
 
 namespace bsparse {
 
-template <class MathT, int kBlockSize>
+template <class MathT, int kBlockSizeT>
 struct SmallDwTraits {
   using Math = MathT;
   using Element = typename Math::Element;
+  static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kCell = small_dw_cell(kBlockSize);  // features along each side of what a warp computes at once
+  static constexpr int kSide = kBlockSize / kCell;         // cells of a block
   static constexpr int kWarps = small_dw_warps(kCell);
   static constexpr int kChunkElements = 16 / static_cast<int>(sizeof(Element));
-  static constexpr int kRowChunks = 2;               // of a row, that a lane takes in a stage
+  static constexpr int kRowChunks = 2;                 // of a row, that a lane takes in a stage
   static constexpr int kStageChunks = 4 * kRowChunks;  // the lanes beside it as many
   // An operand of x has 16 features: of blocks of 8 those of two.
   static constexpr int kUnitBlocks = kCell < 16 ? 16 / kCell : 1;
   static constexpr int kRows = kCell * kUnitBlocks / 8;  // of 8 features, of x
-  static constexpr int kColumns = kCell / 8;             // likewise, of dy
+  static constexpr int kPieces = kCell / 8;              // likewise, of dy
   // Sums that a lane has beside each other in dw: four of 16 bits, or as many bytes of float32.
-  static constexpr int kNeighbours = kColumns > 1 && sizeof(Element) == 2 ? 4 : 2;
+  static constexpr int kNeighbours = kPieces > 1 && sizeof(Element) == 2 ? 4 : 2;
   static constexpr int kNeighbourPieces = kNeighbours / 2;
 };
 
@@ -73,31 +76,76 @@ struct SmallDwCell {
   int32_t weight_block;  // or -1
 };
 
-__device__ __forceinline__ SmallDwCell find_cell(const SmallMatmulDwParams& params, int cell_size,
+template <class Traits>
+__device__ __forceinline__ SmallDwCell find_cell(const SmallMatmulDwParams& params,
                                                  uint32_t number) {
-  const uint32_t side = params.block_size / cell_size;
-  const uint32_t block = number / (side * side), place = number % (side * side);
+  constexpr uint32_t kSide = Traits::kSide;
+  const uint32_t block = number / (kSide * kSide), place = number % (kSide * kSide);
   if (block >= static_cast<uint32_t>(params.num_blocks)) return {0, 0, -1};
   const int32_t* const entry = params.blocks + 3 * int64_t{block};
   // Cells above each other share their dy.
-  return {entry[0] * params.block_size + place % side * cell_size,
-          entry[1] * params.block_size + place / side * cell_size, entry[2]};
+  return {entry[0] * Traits::kBlockSize + place % kSide * Traits::kCell,
+          entry[1] * Traits::kBlockSize + place / kSide * Traits::kCell, entry[2]};
+}
+
+// A stage as a lane sees it: x and dy from its own part of their first rows on.
+template <class Traits>
+struct SmallDwStage {
+  const Chunk* x;
+  const Chunk* dy;
+  uint32_t row;     // chunks from a feature to the next
+  uint32_t exists;  // a bit a chunk
+
+  SmallDwStage() = default;
+  __device__ __forceinline__ SmallDwStage(const SmallMatmulDwParams& params, int32_t stage,
+                                          int group, int member) {
+    const int pair = params.stages.pair(stage);
+    const SmallMatmulDwParams::Operands& operands = params.pairs[pair];
+    const auto of_pair = static_cast<uint32_t>(stage - params.stages.first[pair]);
+    const uint32_t chunk = of_pair * Traits::kStageChunks + member;
+    row = operands.row_chunks;
+    x = static_cast<const Chunk*>(operands.x) + (group * row + chunk);
+    dy = static_cast<const Chunk*>(operands.dy) + chunk;
+    exists = 0;
+#pragma unroll
+    for (int c = 0; c < Traits::kRowChunks; ++c) exists |= (chunk + 4 * c < row ? 1u : 0u) << c;
+  }
+};
+
+// Rounds, scales and stores the sums of a row of a cell from element `place` of dw on.
+template <class Traits, class Sums>
+__device__ __forceinline__ void store_row(const SmallMatmulDwParams& params, int64_t place,
+                                          int weight_block, const Sums& sums, int half) {
+  using Element = typename Traits::Element;
+  constexpr int kNeighbours = Traits::kNeighbours;
+  const float scale = params.output.scale(weight_block);
+#pragma unroll
+  for (int n = 0; n < Traits::kPieces; n += Traits::kNeighbourPieces) {
+    float values[kNeighbours];
+#pragma unroll
+    for (int e = 0; e < kNeighbours; ++e) values[e] = sums[n + e / 2][2 * half + e % 2];
+    const int64_t output = place + n * 8;
+    if (params.is_plain) {
+      store_elements(values, static_cast<Element*>(params.output.dw) + output);
+      continue;
+    }
+#pragma unroll
+    for (int e = 0; e < kNeighbours; e += 2) {
+      params.output.template store<Element>(output + e, scale, values[e], values[e + 1]);
+    }
+  }
 }
 
 template <class Traits>
 __global__ void __launch_bounds__(32 * Traits::kWarps, kSmallDwCtas)
     sm80_small_dw_kernel(const __grid_constant__ SmallMatmulDwParams params) {
   using Math = typename Traits::Math;
-  using Element = typename Traits::Element;
-  constexpr int kCell = Traits::kCell;
+  constexpr int kBlockSize = Traits::kBlockSize;
   constexpr int kUnitBlocks = Traits::kUnitBlocks;
-  constexpr int kRows = Traits::kRows, kColumns = Traits::kColumns;
+  constexpr int kRows = Traits::kRows, kPieces = Traits::kPieces;
   constexpr int kRowChunks = Traits::kRowChunks;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int group = lane / 4, member = lane % 4;
-  ptx::wait_for_kernel_before();
-  ptx::launch_dependents();
-
   const uint32_t split = blockIdx.y;
   const auto first_stage = static_cast<int32_t>(params.stages.begin(split));
   const auto stages = static_cast<int32_t>(params.stages.size(split));
@@ -109,63 +157,61 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, kSmallDwCtas)
   const uint32_t stride = keeps_dy ? 1 : Traits::kWarps;
   const uint32_t begin = cta_begin + (keeps_dy ? of_cta * warp / Traits::kWarps : warp);
   const uint32_t end = keeps_dy ? cta_begin + of_cta * (warp + 1) / Traits::kWarps : cta_end;
+  SmallDwStage<Traits> stage{};
+  if (stages > 0) stage = SmallDwStage<Traits>(params, first_stage, group, member);
+  // Of dw, in a cell.
+  const int64_t lane_place = int64_t{split} * params.num_blocks * (kBlockSize * kBlockSize) +
+                             group * kBlockSize + member * Traits::kNeighbours;
+  ptx::wait_for_kernel_before();
+  ptx::launch_dependents();
 
   for (uint32_t first = begin; first < end; first += 32 * stride) {
     SmallDwCell cells[kUnitBlocks];  // of unit first + lane * stride
     const uint32_t mine = first + lane * stride;
 #pragma unroll
     for (int b = 0; b < kUnitBlocks; ++b) {
-      cells[b] = mine < end ? find_cell(params, kCell, mine * kUnitBlocks + b)
+      cells[b] = mine < end ? find_cell<Traits>(params, mine * kUnitBlocks + b)
                             : SmallDwCell{0, 0, -1};
     }
     const int here = min(32u, (end - first - 1) / stride + 1);
-    Chunk dy[kColumns][kRowChunks];
+    Chunk dy[kPieces][kRowChunks];
     uint32_t held = ~0u;  // the feature of dy that these are from
 #pragma unroll 1
     for (int u = 0; u < here; ++u) {
-      float sums[(kRows + 1) / 2][kColumns][4] = {};
+      float sums[(kRows + 1) / 2][kPieces][4] = {};
       float second_sums[4] = {};  // of two blocks of 8 the second's, if its outputs are others
-      uint32_t dy_features[kUnitBlocks];
+      uint32_t x_features[kUnitBlocks], dy_features[kUnitBlocks];
 #pragma unroll
       for (int b = 0; b < kUnitBlocks; ++b) {
+        x_features[b] = __shfl_sync(~0u, cells[b].x_feature, u);
         dy_features[b] = __shfl_sync(~0u, cells[b].dy_feature, u);
       }
       const bool is_apart = dy_features[kUnitBlocks - 1] != dy_features[0];
-      int pair = stages > 0 ? params.stages.pair(first_stage) : 0;
 #pragma unroll 1
       for (int s = 0; s < stages; ++s) {
-        while (first_stage + s >= params.stages.first[pair + 1]) ++pair;
-        const SmallMatmulDwParams::Operands& operands = params.pairs[pair];
-        const uint32_t row = operands.row_chunks;
-        const auto begin_chunk =
-            static_cast<uint32_t>(first_stage + s - params.stages.first[pair]) *
-                Traits::kStageChunks + member;
-        const auto exists = [&](int c) { return begin_chunk + 4 * c < row; };
+        if (!keeps_dy) stage = SmallDwStage<Traits>(params, first_stage + s, group, member);
+        const auto load_rows = [&](Chunk (&to)[kRowChunks], const Chunk* from) {
+#pragma unroll
+          for (int c = 0; c < kRowChunks; ++c) {
+            to[c] = load_chunk(from + 4 * c, (stage.exists >> c & 1) != 0);
+          }
+        };
         Chunk x[kRows][kRowChunks];
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int b = kUnitBlocks > 1 ? r : 0;
-          const uint32_t feature = __shfl_sync(~0u, cells[b].x_feature, u) +
-                                   (kUnitBlocks > 1 ? 0 : 8 * r) + group;
-          const Chunk* const from =
-              static_cast<const Chunk*>(operands.x) + feature * row + begin_chunk;
-#pragma unroll
-          for (int c = 0; c < kRowChunks; ++c) x[r][c] = load_chunk(from + 4 * c, exists(c));
+          load_rows(x[r], stage.x + (x_features[b] + 8 * (r - b)) * stage.row);
         }
-        const auto load_dy = [&](uint32_t first_feature) {
+        const auto load_dy = [&](uint32_t feature) {
 #pragma unroll
-          for (int n = 0; n < kColumns; ++n) {
-            const uint32_t feature = first_feature + dy_feature<Traits>(group, n);
-            const Chunk* const from =
-                static_cast<const Chunk*>(operands.dy) + feature * row + begin_chunk;
-#pragma unroll
-            for (int c = 0; c < kRowChunks; ++c) dy[n][c] = load_chunk(from + 4 * c, exists(c));
+          for (int n = 0; n < kPieces; ++n) {
+            load_rows(dy[n], stage.dy + (feature + dy_feature<Traits>(group, n)) * stage.row);
           }
 #pragma unroll
-          for (auto& column : dy)
+          for (auto& piece : dy)
 #pragma unroll
-            for (Chunk& chunk : column) round_chunk<Math>(chunk);
-          held = first_feature;
+            for (Chunk& chunk : piece) round_chunk<Math>(chunk);
+          held = feature;
         };
         const auto multiply = [&](float (&sum)[4], int m, int n) {
 #pragma unroll
@@ -187,7 +233,7 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, kSmallDwCtas)
 #pragma unroll
         for (int m = 0; m < kRows / 2; ++m)
 #pragma unroll
-          for (int n = 0; n < kColumns; ++n) multiply(sums[m][n], m, n);
+          for (int n = 0; n < kPieces; ++n) multiply(sums[m][n], m, n);
         if (kUnitBlocks > 1 && is_apart) {
           load_dy(dy_features[kUnitBlocks - 1]);
           multiply(second_sums, 0, 0);
@@ -203,32 +249,13 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, kSmallDwCtas)
         const int b = kUnitBlocks > 1 ? r : 0;
         const int weight_block = __shfl_sync(~0u, cells[b].weight_block, u);
         if (weight_block < 0) continue;
-        const float scale = params.output.scale(weight_block);
-        const uint32_t mask = params.block_size - 1;
-        const uint32_t input = (__shfl_sync(~0u, cells[b].x_feature, u) & mask) +
-                               (kUnitBlocks > 1 ? 0 : 8 * r) + group;
-        const int64_t place =
-            ((int64_t{split} * params.split_blocks + weight_block) * params.block_size + input) *
-                params.block_size + (dy_features[b] & mask);
-#pragma unroll
-        for (int n = 0; n < kColumns; n += Traits::kNeighbourPieces) {
-          float values[Traits::kNeighbours];
-#pragma unroll
-          for (int e = 0; e < Traits::kNeighbours; ++e) {
-            values[e] = sums[r / 2][n + e / 2][r % 2 * 2 + e % 2];
-          }
-          const int64_t output = place + n * 8 + member * Traits::kNeighbours;
-          if constexpr (Traits::kNeighbours == 4) {
-            if (!params.output.is_float) {
-              params.output.template store_vector<Element>(output, scale, values);
-              continue;
-            }
-          }
-#pragma unroll
-          for (int e = 0; e < Traits::kNeighbours; e += 2) {
-            params.output.template store<Element>(output + e, scale, values[e], values[e + 1]);
-          }
-        }
+        // Inside its block.
+        const int cell_place = Traits::kSide == 1 ? 0
+                                                  : x_features[b] % kBlockSize * kBlockSize +
+                                                        dy_features[b] % kBlockSize;
+        const int64_t place = lane_place + int64_t{weight_block} * (kBlockSize * kBlockSize) +
+                              (cell_place + 8 * (r - b) * kBlockSize);
+        store_row<Traits>(params, place, weight_block, sums[r / 2], r % 2);
       }
     }
   }
@@ -250,7 +277,9 @@ Kernel sm80_small_dw_for(int block_size) {
   switch (block_size) {
     case 8: return sm80_small_dw_entry<Math, 8>();
     case 16: return sm80_small_dw_entry<Math, 16>();
-    case 32: case 64: case 128: return sm80_small_dw_entry<Math, 32>();
+    case 32: return sm80_small_dw_entry<Math, 32>();
+    case 64: return sm80_small_dw_entry<Math, 64>();
+    case 128: return sm80_small_dw_entry<Math, 128>();
   }
   return {};
 }

@@ -7,39 +7,48 @@
 namespace bsparse {
 namespace {
 
-// A warp turns four matrices of 8 by 8, so that whole sectors of memory are read and written. In registers, as the
-// product that waits for this takes all of shared memory.
-constexpr int kWarps = 8;
-constexpr int kSide = 16;
+// A warp turns a square of 32 by 32, in matrices of 8 by 8, so that it reads and writes 64 bytes of a row at
+// once, 16 a lane. In registers, as the product that waits for this takes all of shared memory.
+constexpr int kWarps = 4;
+constexpr int kSide = 32;
+constexpr int kWords = 4;  // of 16 bytes
 
-__global__ void __launch_bounds__(32 * kWarps) turn_activations_kernel(const __grid_constant__ TurnActivations all) {
+__global__ void __launch_bounds__(32 * kWarps)
+    turn_activations_kernel(const __grid_constant__ TurnActivations all) {
   follow_kernel_before();
-  const Turn& args = all.turns[blockIdx.z];
+  const Turn& turn = all.turns[blockIdx.z];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row = lane / 4, column = lane % 4;  // of a matrix, as lanes hold it: two elements
   const int64_t first_feature = (int64_t{blockIdx.x} * kWarps + warp) * kSide;
   const int64_t first_entry = int64_t{blockIdx.y} * kSide;
-  const auto* const from = static_cast<const uint32_t*>(args.from);
-  auto* const to = static_cast<uint32_t*>(args.to);
-  const int row = lane / 4, pair = lane % 4;  // of a matrix, as lanes hold it
-  uint32_t matrices[2][2];  // [8 batch entries][8 features]
+  // What a lane reads are features of one batch entry, and what it writes are batch entries of one feature. So
+  // matrix (m, w) has of every eight of them two, w and the half of its rows or columns say which.
+  uint32_t words[kWords][kWords];
+  const int64_t from_feature = first_feature + 8 * column;
 #pragma unroll
-  for (int b = 0; b < 2; ++b)
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      const int64_t entry = first_entry + 8 * b + row, feature = first_feature + 8 * f;
-      const bool exists = entry < args.batch && feature < args.features;
-      matrices[b][f] = exists ? __ldg(from + (entry * args.features + feature) / 2 + pair) : 0;
+  for (int m = 0; m < kWords; ++m) {
+    const int64_t entry = first_entry + 8 * (row / 2) + 2 * m + row % 2;
+    uint4 read = {};
+    if (entry < turn.batch && from_feature < turn.features) {
+      read = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(turn.from) +
+                                                  entry * turn.features + from_feature));
     }
+    words[m][0] = read.x, words[m][1] = read.y, words[m][2] = read.z, words[m][3] = read.w;
+  }
+  const int64_t to_entry = first_entry + 8 * column;
 #pragma unroll
-  for (int f = 0; f < 2; ++f)
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int64_t entry = first_entry + 8 * b, feature = first_feature + 8 * f;
-      const uint32_t turned = ptx::turn_matrix(matrices[b][f]);
-      if (entry < args.row && feature < args.features) {
-        to[((feature + row) * args.row + entry) / 2 + pair] = turned;
-      }
+  for (int w = 0; w < kWords; ++w) {
+    const int64_t feature = first_feature + 8 * (row / 2) + 2 * w + row % 2;
+    uint4 turned;
+    turned.x = ptx::turn_matrix(words[0][w]);
+    turned.y = ptx::turn_matrix(words[1][w]);
+    turned.z = ptx::turn_matrix(words[2][w]);
+    turned.w = ptx::turn_matrix(words[3][w]);
+    if (to_entry < turn.row && feature < turn.features) {
+      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(turn.to) + feature * turn.row + to_entry) =
+          turned;
     }
+  }
 }
 
 }  // namespace
