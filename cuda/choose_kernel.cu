@@ -57,12 +57,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   return BSPARSE_HOPPER_SUITS;
 }
 
-// Rows of x and dy are read as they are, 16 bytes at once, and 32-bit numbers are not turned round for it.
+// Rows of x and dy are read 16 bytes at once.
 bool is_small_dw(const bsparse_tile_request& request) {
-  const bool tf32 = request.dtype == BSPARSE_FLOAT32;
-  if (tf32 && (request.float32_math != BSPARSE_FLOAT32_TF32 || request.feature_axis == 1)) {
-    return false;
-  }
+  if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int64_t>(element_size(request.dtype));
   const bool whole_chunks = request.feature_axis == 1 || request.batch * size % 16 == 0;
   return request.aligned && whole_chunks && request.batch > 0 && request.batch <= kSmallDwBatch;

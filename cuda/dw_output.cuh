@@ -58,14 +58,13 @@ struct DwOutput {
 
   template <class Element>
   __device__ __forceinline__ void store_as(int64_t place, float first, float second) const {
+    float values[] = {first, second};
     if (addend != nullptr) {
-      const auto more =
-          *reinterpret_cast<const Pair<Element>*>(static_cast<const Element*>(addend) + place);
-      first += to_float(more.first);
-      second += to_float(more.second);
+      float more[2];
+      load_elements(static_cast<const Element*>(addend) + place, more);
+      for (int e = 0; e < 2; ++e) values[e] += more[e];
     }
-    *reinterpret_cast<Pair<Element>*>(static_cast<Element*>(dw) + place) =
-        make_pair<Element>(first, second);
+    store_elements(values, static_cast<Element*>(dw) + place);
   }
 };
 

@@ -3,31 +3,40 @@
 #define BSPARSE_CUDA_ELEMENTS_CUH_
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "cuda/dtype.cuh"
 #include "cuda/ptx.cuh"
 
 namespace bsparse {
 
-// kCount neighbours, moved by one instruction: their address is a multiple of their size.
-template <class Element, int kCount>
-struct alignas(kCount * sizeof(Element)) Elements {
-  Element values[kCount];
-};
+// What an instruction moves kBytes as. A struct of 16-bit elements it might take one by one.
+template <int kBytes>
+using Moved = std::conditional_t<
+    kBytes == 16, uint4,
+    std::conditional_t<kBytes == 8, uint2, std::conditional_t<kBytes == 4, uint32_t, uint16_t>>>;
 
+// kCount neighbours, moved by one instruction: their address is a multiple of their size.
 template <int kCount, class Element>
 __device__ __forceinline__ void load_elements(const Element* from, float (&to)[kCount]) {
-  const auto elements = *reinterpret_cast<const Elements<Element, kCount>*>(from);
+  Element elements[kCount];
+  const auto moved = *reinterpret_cast<const Moved<sizeof(elements)>*>(from);
+  static_assert(sizeof(moved) == sizeof(elements));
+  memcpy(elements, &moved, sizeof(elements));
 #pragma unroll
-  for (int e = 0; e < kCount; ++e) to[e] = to_float(elements.values[e]);
+  for (int e = 0; e < kCount; ++e) to[e] = to_float(elements[e]);
 }
 
 template <int kCount, class Element>
 __device__ __forceinline__ void store_elements(const float (&from)[kCount], Element* to) {
-  Elements<Element, kCount> elements;
+  Element elements[kCount];
 #pragma unroll
-  for (int e = 0; e < kCount; ++e) elements.values[e] = from_float<Element>(from[e]);
-  *reinterpret_cast<Elements<Element, kCount>*>(to) = elements;
+  for (int e = 0; e < kCount; ++e) elements[e] = from_float<Element>(from[e]);
+  Moved<sizeof(elements)> moved;
+  static_assert(sizeof(moved) == sizeof(elements));
+  memcpy(&moved, elements, sizeof(elements));
+  *reinterpret_cast<Moved<sizeof(elements)>*>(to) = moved;
 }
 
 // A vector of parameters beside activations of type Element: stored like them, or in float32.

@@ -102,7 +102,10 @@ class RowShare {
   }
 
  private:
-  using Group = Elements<Element, kCount>;
+  // kCount neighbours, loaded by one instruction.
+  struct alignas(kCount * sizeof(Element)) Group {
+    Element values[kCount];
+  };
 
   // A copy whose origin the compiler does not see: it would keep each pass's float32 numbers for
   // the next pass, which takes twice the registers, and spill.

@@ -64,6 +64,12 @@ int64_t partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel)
   return partials_of(args) * partial_blocks(args, kernel) * side * side;
 }
 
+bool turns_pairs(const bsparse_matmul_dw_args& args) {
+  return args.plan.kernel == BSPARSE_SM80_SMALL &&
+         small_dw_turns(args.block_size, args.feature_axis,
+                        static_cast<int>(element_size(args.dtype)));
+}
+
 // Behind the partials: x and dy of a launch turned round, which launches one after the other share.
 size_t turned_offset(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
   const size_t bytes = static_cast<size_t>(partial_floats(args, kernel)) * sizeof(float);
@@ -71,7 +77,7 @@ size_t turned_offset(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
 }
 
 size_t turned_bytes(const bsparse_matmul_dw_args& args, const Pairs& pairs) {
-  if (args.plan.kernel != BSPARSE_SM80_SMALL || args.feature_axis == 0) return 0;
+  if (!turns_pairs(args)) return 0;
   int64_t entries = 0;
   for (const bsparse_dw_pair& pair : pairs) entries += turned_row(pair.batch);
   const int64_t features = (int64_t{args.in_blocks} + args.out_blocks) * args.block_size;
@@ -84,10 +90,10 @@ bsparse_status too_many_splits(const bsparse_matmul_dw_args& args, int64_t items
               static_cast<int>(INT32_MAX / items));
 }
 
-// x and dy with features first: as they are, or turned round.
+// x and dy with features first where the kernel wants them so.
 bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kernel, Pairs* pairs,
                           cudaStream_t stream) {
-  if (args.feature_axis == 0 || pairs->empty()) return BSPARSE_OK;
+  if (!turns_pairs(args) || pairs->empty()) return BSPARSE_OK;
   TurnActivations turns{};
   static_assert(2 * kMaxPairs <= TurnActivations::kMaxTurns);
   auto* to = static_cast<char*>(args.workspace) + turned_offset(args, kernel);
@@ -113,24 +119,30 @@ bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& giv
   if (status != BSPARSE_OK) return status;
   SmallMatmulDwParams params{};
   const auto size = static_cast<int64_t>(element_size(args.dtype));
-  const int64_t features = int64_t{std::max(args.in_blocks, args.out_blocks)} * args.block_size;
+  const bool features_first = args.feature_axis == 0 || turns_pairs(args);
+  params.in_features = static_cast<uint32_t>(args.in_blocks * args.block_size);
+  params.out_features = static_cast<uint32_t>(args.out_blocks * args.block_size);
+  // With features first chunks are counted in 32 bits, with features last bytes of four rows.
+  const int64_t features = std::max(params.in_features, params.out_features);
+  const int64_t most = features_first ? UINT32_MAX / features * 16 / size : UINT32_MAX;
   for (size_t p = 0; p < pairs.size(); ++p) {
     const bsparse_dw_pair& pair = pairs[p];
-    const int64_t row_bytes = pair.batch * size;
-    if (row_bytes % 16 != 0 || !is_aligned(pair.x, 16) || !is_aligned(pair.dy, 16) ||
-        row_bytes / 16 > UINT32_MAX / features) {
+    const bool whole_chunks = !features_first || pair.batch * size % 16 == 0;
+    if (!whole_chunks || !is_aligned(pair.x, 16) || !is_aligned(pair.dy, 16) || pair.batch > most ||
+        features > UINT32_MAX / 16) {
       return fail(BSPARSE_INVALID_ARGUMENT,
-                  "plan.kernel is %d; it wants x and dy in rows of 16 bytes or a multiple, and of fewer "
-                  "than 2^36 bytes each, ask get_tile", args.plan.kernel);
+                  "plan.kernel is %d; it wants x and dy in rows of 16 bytes or a multiple, and fewer than "
+                  "2^32 of these, ask get_tile", args.plan.kernel);
     }
-    params.pairs[p] = {pair.x, pair.dy, static_cast<uint32_t>(row_bytes / 16)};
+    params.pairs[p] = {pair.x, pair.dy, static_cast<uint32_t>(pair.batch)};
   }
   params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
   params.output = partials != nullptr ? DwOutput{partials, nullptr, nullptr, true} : dw_output(args);
   params.blocks = args.plan.blocks;
   params.num_blocks = args.plan.num_blocks;
   params.is_plain = params.output.gate == nullptr && params.output.addend == nullptr &&
-                    params.output.is_float == (args.dtype == BSPARSE_FLOAT32);
+                    params.output.is_float == (args.dtype == BSPARSE_FLOAT32) &&
+                    is_aligned(params.output.dw, 16);
   const int side = args.block_size / small_dw_cell(args.block_size);
   const int64_t cells = int64_t{args.plan.num_blocks} * side * side;
   const int warps = kernel.threads / 32, unit_cells = kernel.blocks_per_cta / warps;

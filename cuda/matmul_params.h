@@ -131,18 +131,20 @@ struct MatmulDwParams {
   int32_t splits;
 };
 
-// The same for small batches: x and dy have their features first, in rows of 16-byte chunks. Each warp takes units of
-// one cell (policy.cuh) or, where that is a block of 8, of two blocks that come one after the other.
+// The same for small batches. x and dy have rows of 16-byte chunks, with features first if small_dw_turns. Each warp
+// takes units of one cell (policy.cuh) or, where that is a block of 8, of two that come one after the other.
 struct SmallMatmulDwParams {
   struct Operands {
     const void* x;
     const void* dy;
-    uint32_t row_chunks;
+    uint32_t batch;
   };
   const int32_t* blocks;
   uint32_t units;
   int32_t num_blocks;
-  bool is_plain;    // the output has no gate, no addend and the elements of x
+  uint32_t in_features;
+  uint32_t out_features;
+  bool is_plain;    // the output has no gate, no addend, the elements of x, and lies at a multiple of 16 bytes
   DwOutput output;  // or, of partials, float32 and nothing else
   Operands pairs[kMaxPairs];
   DwStages stages;
@@ -241,7 +243,7 @@ Kernel sm80_matmul_dw_tf32(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_tf32x3(int block_size, int feature_axis);
 Kernel sm80_matmul_dw_fp32(int block_size, int feature_axis);
 
-// Small batches: all blocks, in TF32 with features first.
+// Small batches.
 Kernel sm80_small_dw_bf16(int block_size, int feature_axis);
 Kernel sm80_small_dw_fp16(int block_size, int feature_axis);
 Kernel sm80_small_dw_tf32(int block_size, int feature_axis);

@@ -71,6 +71,12 @@ inline constexpr int64_t kSmallDwBatch = 128;
 // Features along each side of what a warp computes at once: a block, or a cell of a larger one.
 constexpr int small_dw_cell(int block_size) { return block_size < 32 ? block_size : 32; }
 
+// Rows of 16 bytes would come at half of L2's rate, and those of 32 ask for as many loads as bytes allow: of 16-bit
+// blocks of 8 and 16 x and dy are turned round (docs/kernel-notes.md).
+constexpr bool small_dw_turns(int block_size, int feature_axis, int element_size) {
+  return feature_axis == 1 && element_size == 2 && block_size <= 16;
+}
+
 // As many warps as there are registers for the operands of a cell, and its sums.
 inline constexpr int kSmallDwCtas = 2;  // of an SM
 constexpr int small_dw_warps(int cell) { return cell == 32 ? 8 : cell == 16 ? 12 : 16; }

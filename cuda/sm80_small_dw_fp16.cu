@@ -3,8 +3,7 @@
 namespace bsparse {
 
 Kernel sm80_small_dw_fp16(int block_size, int feature_axis) {
-
-  return sm80_small_dw_for<Fp16>(block_size);
+  return sm80_small_dw_for<Fp16>(block_size, feature_axis);
 }
 
 }  // namespace bsparse
