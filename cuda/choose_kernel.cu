@@ -60,9 +60,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 // Rows of x and dy are read 16 bytes at once.
 bool is_small_dw(const bsparse_tile_request& request) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
-  const auto size = static_cast<int64_t>(element_size(request.dtype));
-  const bool whole_chunks = request.feature_axis == 1 || request.batch * size % 16 == 0;
-  return request.aligned && whole_chunks && request.batch > 0 && request.batch <= kSmallDwBatch;
+  const auto size = static_cast<int>(element_size(request.dtype));
+  if (request.batch <= 0 || request.batch > small_dw_batch(request.feature_axis, size)) return false;
+  return request.aligned && (request.feature_axis == 1 || request.batch * size % 16 == 0);
 }
 
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {

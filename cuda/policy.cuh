@@ -65,8 +65,12 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
   return {256 / block_size, 64, 3};          // 96 KB; five tiles loaded for four products at 64
 }
 
-// Weight gradients of small batches (sm80_small_dw.cuh): up to so many batch entries of all pairs.
-inline constexpr int64_t kSmallDwBatch = 128;
+// Weight gradients of small batches (sm80_small_dw.cuh): up to so many batch entries of all pairs. From there on
+// tiles of the layout and Hopper's columns load less (docs/kernel-notes.md).
+constexpr int64_t small_dw_batch(int feature_axis, int element_size) {
+  const int64_t batch = feature_axis == 0 ? 256 : 128;
+  return element_size == 4 ? batch / 4 : batch;
+}
 
 // Features along each side of what a warp computes at once: a block, or a cell of a larger one.
 constexpr int small_dw_cell(int block_size) { return block_size < 32 ? block_size : 32; }
