@@ -421,7 +421,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("mode", ("bfloat16", "float16", "tf32"))
 def test_bits_of_small_dw_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis):
-    """More cells a warp than it looks up at once, and with one CTA than an SM has warps."""
+    """With few CTAs a warp has more cells than it looks up at once."""
     rng = np.random.default_rng(block_size)
     layout = random_layout(rng, (181, 67) if block_size < 64 else (41, 19), 0.3)
     tile = kernels.tile(mode, block_size, 32, is_dw=True, feature_axis=feature_axis)
