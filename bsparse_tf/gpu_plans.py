@@ -293,11 +293,14 @@ def stream_plan(
     batch_tile=_DEFAULT_BATCH_TILE,
     ctas_per_sm=1,
     entry_blocks=1,
+    block_cells=1,
 ):
     """The plan of a kernel that streams the weights; arguments and errors as for `matmul_plan`.
 
     Args:
       entry_blocks: entries of a column that are taken at once.
+      block_cells: cells along each side of a block, which the plan counts as blocks: those of a stored block
+        after those of the one before, along its rows.
 
     Returns:
       A :class:`StreamPlan`.
@@ -307,7 +310,7 @@ def stream_plan(
         (int(transpose),),
         coords,
         (in_blocks, out_blocks, batch, sm_count, batch_tile, ctas_per_sm,
-         choices.FAMILIES.index(STREAM), 1, 1, 1, entry_blocks),
+         choices.FAMILIES.index(STREAM), 1, 1, 1, entry_blocks, 1, 0, block_cells),
     )
     entries = tables[summary.entries_offset : summary.splits_offset]
     return StreamPlan(

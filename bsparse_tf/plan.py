@@ -125,7 +125,8 @@ def _plan_of(matmul, batch, product, made):
                                         least_splits=tile.shared_columns, **options)
     options["transpose"] = product == "dx"
     if made.family == gpu_plans.STREAM:
-        return gpu_plans.stream_plan(*layout, entry_blocks=tile.entry_blocks, **options)
+        return gpu_plans.stream_plan(*layout, entry_blocks=tile.entry_blocks,
+                                     block_cells=tile.block_cells, **options)
     return gpu_plans.matmul_plan(*layout, family=made.family, columns=tile.columns,
                                  cta_columns=tile.cta_columns, shared_columns=tile.shared_columns,
                                  entry_blocks=tile.entry_blocks,

@@ -93,8 +93,10 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
         (int64_t{request.out_blocks} * request.block_size - 1) / kUnionOutputs + 1,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
+  const int cells =
+      family == BSPARSE_SM90_STREAM ? request.block_size / stream_cell(request.block_size) : 0;
   return {family, kernel.batch_tile, ctas, cluster * kernel.columns, kernel.columns,
-          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs, 0, 0, 0};
+          kernel.shared_columns, kernel.entry_blocks, kernel.column_blocks, kernel.packs, cells, 0, 0};
 }
 
 // A batch of one lies in memory the same way on both axes, and features last suit more kernels.

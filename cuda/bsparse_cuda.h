@@ -92,9 +92,9 @@ typedef struct {
   // BSPARSE_SM90_STREAM entries of a column that are taken at once.
   int32_t entry_blocks, column_blocks;
   int32_t packed;  // the plan says in which order weight blocks are packed
-  int32_t block_cells;   // of BSPARSE_SM90_DW_TILES: cells along each side of a block, which the
-                         // plan and what follows count as blocks
-  int32_t chunk_blocks;  // likewise: blocks side by side that are loaded together
+  int32_t block_cells;   // of BSPARSE_SM90_STREAM and BSPARSE_SM90_DW_TILES: cells along each side of
+                         // a block, which the plan and what follows count as blocks
+  int32_t chunk_blocks;  // of BSPARSE_SM90_DW_TILES: blocks side by side that are loaded together
   int32_t chunks;        // of those, a CTA's of x and of dy, at most
 } bsparse_tile;
 
@@ -172,7 +172,8 @@ enum {
 // filled up to a multiple of the tile's entry_blocks, and all on one list (partial -1), or shares of it
 // on several: each a partial, but for that on the last of these lists (partial -2 - s, s the number of the
 // split), to which the partials are added. So a CTA waits only for CTAs that were started before it. A
-// list has at most one such share, at its end.
+// list has at most one such share, at its end. Blocks of 64 and 128 are cells of 32 here, numbered along the
+// rows of one stored block after the other.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group

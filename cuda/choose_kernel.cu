@@ -23,7 +23,7 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
 
 bool is_stream(const bsparse_tile_request& request) {
   return !request.is_dw && request.dtype != BSPARSE_FLOAT32 &&
-         streams(request.block_size, request.batch);
+         streams(request.batch);
 }
 
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err

@@ -22,7 +22,9 @@ __host__ __device__ constexpr bool is_union(int32_t family) {
 
 // Features of a column of such a family's items, or of another's.
 __host__ __device__ constexpr int column_features(int32_t family, int block_size) {
-  return is_union(family) ? block_size * column_blocks(block_size) : block_size;
+  return is_union(family)                 ? block_size * column_blocks(block_size)
+         : family == BSPARSE_SM90_STREAM ? stream_cell(block_size)
+                                         : block_size;
 }
 
 Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,

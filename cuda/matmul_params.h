@@ -67,7 +67,8 @@ struct UnionMatmulParams {
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
 struct StreamMatmulParams {
   CUtensorMap x;  // with features first if stream_turns_inputs
-  CUtensorMap w;  // of rows of 128 bytes
+  CUtensorMap w;  // of rows of 128 bytes, or (blocks * bs, bs) where blocks are cells
+  int32_t side_bits;  // 2^: cells along each side of a block
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
@@ -225,7 +226,7 @@ Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 
-// Streams: blocks of 8 to 32.
+// Streams: all blocks.
 Kernel sm90_stream_bf16(const MatmulVariant& variant);
 Kernel sm90_stream_fp16(const MatmulVariant& variant);
 

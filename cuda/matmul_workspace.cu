@@ -43,7 +43,8 @@ bool arranges_weights(const bsparse_matmul_args& args) {
 }
 
 bool turns_stream_inputs(const bsparse_matmul_args& args) {
-  return stream_turns_inputs(args.block_size, args.feature_axis, stream_batch_tile(args.batch));
+  return stream_turns_inputs(stream_cell(args.block_size), args.feature_axis,
+                             stream_batch_tile(args.batch));
 }
 
 int64_t turned_row(int64_t batch) { return (batch + 7) / 8 * 8; }

@@ -146,7 +146,7 @@ bsparse_status turn_inputs(const bsparse_matmul_args& args, const Kernel& kernel
       check_cuda(launch_turn_activations({{turn}, 1}, stream), "turning the activations");
   if (status != BSPARSE_OK) return status;
   return make_tensor_map(map_type(args.dtype), to, turn.row, turn.features, kernel.batch_tile,
-                         args.block_size, map);
+                         stream_cell(args.block_size), map);
 }
 
 }  // namespace
@@ -197,6 +197,13 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
 
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream) {
+  const int cell = stream_cell(args.block_size);
+  const int64_t rows = int64_t{args.plan.num_blocks} * args.block_size;
+  if (rows > INT32_MAX || rows * (args.block_size / cell) / cell > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.num_blocks is %d, with blocks of %d features; expected at most %d",
+                args.plan.num_blocks, args.block_size, INT32_MAX / args.block_size);
+  }
   StreamMatmulParams params{};
   const MatmulWorkspace workspace(args);
   auto* const scratch = static_cast<char*>(args.workspace);
@@ -207,24 +214,27 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
   const MapType type = map_type(args.dtype);
   const bool turns = turns_stream_inputs(args);
   const auto box_bytes = [&](int batch) {
-    return static_cast<uint32_t>(batch * args.block_size * element_size(args.dtype));
+    return static_cast<uint32_t>(batch * cell * element_size(args.dtype));
   };
   params.x_bytes = box_bytes(turns ? kernel.batch_tile : box_batch);
   params.y_bytes = box_bytes(box_batch);
   bsparse_status status =
       turns ? turn_inputs(args, kernel, scratch + workspace.inputs, &params.x, stream)
-            : map_activations(args, type, args.x, in_features(args), args.block_size, box_batch,
+            : map_activations(args, type, args.x, in_features(args), cell, box_batch,
                               &params.x);
   if (status == BSPARSE_OK) {
-    status = map_activations(args, type, args.y, out_features(args), args.block_size, box_batch,
+    status = map_activations(args, type, args.y, out_features(args), cell, box_batch,
                              &params.y);
   }
   params.adds_residual = args.residual != nullptr;
   if (status == BSPARSE_OK && params.adds_residual) {
-    status = map_activations(args, type, args.residual, out_features(args), args.block_size,
+    status = map_activations(args, type, args.residual, out_features(args), cell,
                              box_batch, &params.residual);
   }
-  if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
+  while (cell << params.side_bits < args.block_size) ++params.side_bits;
+  if (status == BSPARSE_OK && args.plan.num_blocks > 0 && params.side_bits > 0) {
+    status = make_tensor_map(type, args.w, args.block_size, rows, cell, cell, &params.w);
+  } else if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
     constexpr int kLine = 64;  // elements of 128 bytes
     const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
     status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,

@@ -159,8 +159,11 @@ constexpr int stream_warps(int block_size, int batch_tile) {
 constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 inline constexpr int kStreamStages = 12;
 inline constexpr int64_t kStreamBatch = 128;
-constexpr bool streams(int block_size, int64_t batch) {
-  return block_size <= 32 && batch <= kStreamBatch;
+constexpr bool streams(int64_t batch) { return batch <= kStreamBatch; }
+// A larger block streams in cells, as if it were several.
+inline constexpr int kMaxStreamCell = 32;
+constexpr int stream_cell(int block_size) {
+  return block_size < kMaxStreamCell ? block_size : kMaxStreamCell;
 }
 constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
 // Copies take their time by rows, of which an entry's x has one for each batch entry with features last, and

@@ -68,7 +68,9 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
   };
   // A block whose gate is 0 counts as missing.
   const auto leave_out = [&](int4& entry) {
-    if (params.gate != nullptr && entry.y >= 0 && params.gate[entry.z] == 0.0f) entry.y = -1;
+    if (params.gate == nullptr || entry.y < 0) return;
+    const int block = Traits::kInBlock ? entry.z >> 2 * params.side_bits : entry.z;
+    if (params.gate[block] == 0.0f) entry.y = -1;
   };
   int4 now = read(0);
   int4 ahead = read(32);
@@ -93,8 +95,18 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 1)
                                                          (params.x_bytes + Traits::BoxW::kBytes));
     }
     if (in_block < 0) return;
-    ptx::copy_box_to_shared(shared.w(stage) + place * Traits::BoxW::kBytes, &params.w, 0,
-                            weight_block * Traits::BoxW::kLines, shared.full(stage));
+    int column = 0, row = 0;
+    if constexpr (Traits::kInBlock) {
+      const int side_bits = params.side_bits;
+      const int block = weight_block >> 2 * side_bits;
+      column = (weight_block & ((1 << side_bits) - 1)) * Traits::kBlockSize;
+      row = ((block << side_bits) + (weight_block >> side_bits & ((1 << side_bits) - 1))) *
+            Traits::kBlockSize;
+    } else {
+      row = weight_block * Traits::BoxW::kLines;
+    }
+    ptx::copy_box_to_shared(shared.w(stage) + place * Traits::BoxW::kBytes, &params.w, column, row,
+                            shared.full(stage));
   };
   const auto issue_x = [&](int in_block, int stage) {
     if (in_block < 0) return;
@@ -274,36 +286,39 @@ Kernel sm90_stream_entry() {
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
-template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
+template <class Math, int kCell, bool kInBlock, int kFeatureAxis, bool kTranspose>
 Kernel sm90_stream_for(int64_t batch) {
   switch (stream_batch_tile(batch)) {
     case 16:
-      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 16>>();
+      return sm90_stream_entry<
+          StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 16, kInBlock>>();
     case 32:
-      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 32>>();
+      return sm90_stream_entry<
+          StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 32, kInBlock>>();
     default:
-      return sm90_stream_entry<StreamTraits<Math, kBlockSize, kFeatureAxis, kTranspose, 64>>();
+      return sm90_stream_entry<
+          StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 64, kInBlock>>();
   }
 }
 
-template <class Math, int kBlockSize>
+template <class Math, int kCell, bool kInBlock>
 Kernel sm90_stream_for(const MatmulVariant& variant) {
   if (variant.feature_axis == 0) {
-    return variant.transpose ? sm90_stream_for<Math, kBlockSize, 0, true>(variant.batch)
-                             : sm90_stream_for<Math, kBlockSize, 0, false>(variant.batch);
+    return variant.transpose ? sm90_stream_for<Math, kCell, kInBlock, 0, true>(variant.batch)
+                             : sm90_stream_for<Math, kCell, kInBlock, 0, false>(variant.batch);
   }
-  return variant.transpose ? sm90_stream_for<Math, kBlockSize, 1, true>(variant.batch)
-                           : sm90_stream_for<Math, kBlockSize, 1, false>(variant.batch);
+  return variant.transpose ? sm90_stream_for<Math, kCell, kInBlock, 1, true>(variant.batch)
+                           : sm90_stream_for<Math, kCell, kInBlock, 1, false>(variant.batch);
 }
 
 template <class Math>
 Kernel sm90_stream_for(const MatmulVariant& variant) {
   switch (variant.block_size) {
-    case 8: return sm90_stream_for<Math, 8>(variant);
-    case 16: return sm90_stream_for<Math, 16>(variant);
-    case 32: return sm90_stream_for<Math, 32>(variant);
+    case 8: return sm90_stream_for<Math, 8, false>(variant);
+    case 16: return sm90_stream_for<Math, 16, false>(variant);
+    case 32: return sm90_stream_for<Math, 32, false>(variant);
+    default: return sm90_stream_for<Math, kMaxStreamCell, true>(variant);
   }
-  return {};
 }
 
 }  // namespace bsparse

@@ -11,7 +11,9 @@
 
 namespace bsparse {
 
-template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int kBatchTileT>
+// kInBlock: what are called blocks are cells of larger ones.
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int kBatchTileT,
+          bool kInBlockT>
 struct StreamTraits {
   using Math = MathT;
   using Element = typename Math::Element;
@@ -21,17 +23,20 @@ struct StreamTraits {
   static constexpr int kAxisX =
       stream_turns_inputs(kBlockSizeT, kFeatureAxisT, kBatchTileT) ? 0 : kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
+  static constexpr bool kInBlock = kInBlockT;
 
   // Entries of a column that are multiplied at once, each with a box of x and one of w.
   static constexpr int kEntries = stream_entries(kBlockSize);
   static constexpr int kReduction = kEntries * kBlockSize;
 
-  // The copy engine swizzles boxes just as these tiles expect. Weight blocks, which lie in one
-  // piece, come as rows of 128 bytes: few rows are faster to copy than many short ones.
+  // The copy engine swizzles boxes just as these tiles expect. Weight blocks that lie in one
+  // piece come as rows of 128 bytes: few rows are faster to copy than many short ones.
   static constexpr Major kMajorX = kAxisX == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
   using BoxX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
-  using BoxW = PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>;
+  using BoxW = std::conditional_t<
+      kInBlock, SharedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>,
+      PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>>;
   // Rows of boxes of x with features first continue in the next box, as swizzles do there.
   using TileX = std::conditional_t<kAxisX == 0 || kEntries == 1,
                                    OperandTile<Element, kMajorX, kBatchTile, kReduction>,

@@ -280,7 +280,8 @@ def _number_units(numbering, *sides):
 
 def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
     """Columns, or segments of up to `lists` of them, are dealt to lists at random: any will do."""
-    numbering = _number_blocks(layout, transpose)
+    numbering = _number_cells(_number_blocks(layout, False), tile.block_cells)
+    numbering = numbering.T if transpose else numbering
     random = np.random.default_rng(seed)
     dealt = [([], [], []) for _ in range(lists)]  # partials; whole columns; a sum with partials
     splits, partials = [], 0

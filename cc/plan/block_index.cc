@@ -43,7 +43,8 @@ std::string ValidateLayout(const LayoutView& layout) {
 }
 
 BlockIndex::BlockIndex(const LayoutView& layout, bool transpose)
-    : in_blocks_(transpose ? layout.out_blocks : layout.in_blocks),
+    : is_transposed_(transpose),
+      in_blocks_(transpose ? layout.out_blocks : layout.in_blocks),
       out_blocks_(transpose ? layout.in_blocks : layout.out_blocks),
       offsets_(static_cast<size_t>(out_blocks_) + 1, 0),
       entries_(layout.num_blocks) {
@@ -63,6 +64,27 @@ BlockIndex::BlockIndex(const LayoutView& layout, bool transpose)
     std::sort(entries_.begin() + offsets_[k], entries_.begin() + offsets_[k + 1],
               [](const Entry& a, const Entry& b) { return a.in_block < b.in_block; });
   }
+}
+
+BlockIndex CellsOf(const BlockIndex& index, int32_t cells) {
+  const int64_t of_block = int64_t{cells} * cells;
+  std::vector<int32_t> coords(2 * index.num_blocks() * of_block);
+  for (int32_t out = 0; out < index.out_blocks(); ++out) {
+    for (int64_t e = index.offsets()[out]; e < index.offsets()[out + 1]; ++e) {
+      const BlockIndex::Entry& entry = index.entries()[e];
+      const int32_t c = index.is_transposed() ? out : entry.in_block;
+      const int32_t k = index.is_transposed() ? entry.in_block : out;
+      for (int64_t cell = 0; cell < of_block; ++cell) {
+        int32_t* const coord = &coords[2 * (entry.weight_block * of_block + cell)];
+        coord[0] = c * cells + static_cast<int32_t>(cell / cells);
+        coord[1] = k * cells + static_cast<int32_t>(cell % cells);
+      }
+    }
+  }
+  LayoutView view{coords.data(), static_cast<int64_t>(coords.size() / 2),
+                  index.in_blocks() * cells, index.out_blocks() * cells};
+  if (index.is_transposed()) std::swap(view.in_blocks, view.out_blocks);
+  return BlockIndex(view, index.is_transposed());
 }
 
 }  // namespace bsparse

@@ -33,6 +33,7 @@ class BlockIndex {
   // `layout` must be valid.
   BlockIndex(const LayoutView& layout, bool transpose);
 
+  bool is_transposed() const { return is_transposed_; }
   int32_t in_blocks() const { return in_blocks_; }
   int32_t out_blocks() const { return out_blocks_; }
   int64_t num_blocks() const { return static_cast<int64_t>(entries_.size()); }
@@ -40,11 +41,16 @@ class BlockIndex {
   const std::vector<Entry>& entries() const { return entries_; }    // (blocks)
 
  private:
+  bool is_transposed_;
   int32_t in_blocks_;
   int32_t out_blocks_;
   std::vector<int64_t> offsets_;
   std::vector<Entry> entries_;
 };
+
+// The layout of the blocks' cells, `cells` along each side of a block. Those of a stored block are numbered
+// after those of the one before, along its rows as it lies in memory, transposed or not.
+BlockIndex CellsOf(const BlockIndex& index, int32_t cells);
 
 }  // namespace bsparse
 

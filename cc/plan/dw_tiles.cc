@@ -445,26 +445,6 @@ void Write(const Item& item, const DwTileTarget& target, DwTiles* out) {
   }
 }
 
-// The layout of the cells: those of a stored block are numbered after those of the one before, along its
-// rows.
-BlockIndex CellsOf(const BlockIndex& index, int32_t cells) {
-  const int64_t of_block = int64_t{cells} * cells;
-  std::vector<int32_t> coords(2 * index.num_blocks() * of_block);
-  for (int32_t k = 0; k < index.out_blocks(); ++k) {
-    for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
-      const BlockIndex::Entry& entry = index.entries()[e];
-      for (int64_t cell = 0; cell < of_block; ++cell) {
-        int32_t* const coord = &coords[2 * (entry.weight_block * of_block + cell)];
-        coord[0] = entry.in_block * cells + static_cast<int32_t>(cell / cells);
-        coord[1] = k * cells + static_cast<int32_t>(cell % cells);
-      }
-    }
-  }
-  return BlockIndex({coords.data(), static_cast<int64_t>(coords.size() / 2),
-                     index.in_blocks() * cells, index.out_blocks() * cells},
-                    /*transpose=*/false);
-}
-
 DwTiles CutCells(const BlockIndex& index, const DwTileTarget& target) {
   DwTiles tiles;
   if (index.num_blocks() == 0) return tiles;

@@ -97,7 +97,11 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
 void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
   // All batch tiles run at once, too.
   const int64_t batch_tiles = std::min(BatchClass(batch, target_), Slots(target_));
-  const StreamCut cut = CutIntoStreams(index, Slots(target_) / batch_tiles, target_.entry_blocks);
+  const int64_t lists = Slots(target_) / batch_tiles;
+  const StreamCut cut =
+      target_.block_cells > 1
+          ? CutIntoStreams(CellsOf(index, target_.block_cells), lists, target_.entry_blocks)
+          : CutIntoStreams(index, lists, target_.entry_blocks);
   num_items_ = cut.lists;
   num_entries_ = int64_t{cut.lists} * cut.length;
   num_splits_ = static_cast<int32_t>(cut.splits.size());

@@ -25,7 +25,7 @@ struct PlanTarget {
                               // one product computes; of streams: entries that are taken at once),
   int32_t column_blocks = 1;  // and a column
   int32_t packed = 0;         // weight blocks are packed in the order of their use
-  int32_t block_cells = 1;   // of tiles of dw: cells along each side of a block, counted as blocks
+  int32_t block_cells = 1;   // of streams and tiles of dw: cells along each side of a block, counted as blocks
   int32_t chunk_blocks = 0;  // likewise: blocks side by side that are loaded together
   int32_t chunks = 0;        // of those, a CTA's, at most
 
