@@ -6,7 +6,7 @@ import gpu_peers
 import numpy as np
 from cuda_binding import torch
 
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream",
+FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream",
             "sm90 dw tiles")
 # Against float64, in errors of the dense product of the same precision: the package's own rule.
 ALLOWED_ERROR = {"fprop": 2.0, "dx": 2.0, "dw": 3.0}

@@ -112,7 +112,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         return max(2.0 * C * K * batch / _wgmma_rate(rates, work.dtype), dram)
     tiles = 1 if work.operation == "dw" else -(-batch // tile.batch_tile)
     if tile.kernel == SM90_STREAM:
-        l2 = work.blocks * (batch * bs + tiles * bs**2) * size
+        l2 = work.blocks * (batch * bs * max(1, tile.block_cells) + tiles * bs**2) * size  # x of every cell
         rows = work.blocks * _short_activation_rows(work, tile) / rates.tma_rows_32
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, rows, dram)
     if tile.kernel in (SM80, SM80_SMALL):
@@ -157,11 +157,14 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
 def _short_activation_rows(work, tile):
     """Rows of at most SHORT_ROW bytes in which a block's features of the whole batch come."""
     # As stream_turns_inputs of cuda/sm90_policy.cuh.
-    turned = tile.kernel == SM90_STREAM and tile.batch_tile > 2 * work.block_size
+    cells = max(1, tile.block_cells)  # along a side; each has rows of its own
+    features = work.block_size // cells
+    turned = tile.kernel == SM90_STREAM and tile.batch_tile > 2 * features
     if work.feature_axis == 1 and not turned:
-        return work.batch if work.block_size * work.size <= SHORT_ROW else 0
+        return cells**2 * work.batch if features * work.size <= SHORT_ROW else 0
     row_batch = min(tile.batch_tile, ROW_BATCH)
-    return -(-work.batch // row_batch) * work.block_size if row_batch * work.size <= SHORT_ROW else 0
+    rows = cells**2 * -(-work.batch // row_batch) * features
+    return rows if row_batch * work.size <= SHORT_ROW else 0
 
 
 def _wgmma_rate(rates, dtype):

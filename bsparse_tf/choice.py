@@ -21,7 +21,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "sm90 small", "dense", "sm90 stream", "sm90 dw tiles")
+FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream", "sm90 dw tiles")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -53,7 +53,6 @@ _HOPPER_REASONS = (
 # Why one of a family's kernels and not another.
 _VARIANT_REASONS = {
     "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
-    "sm90 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
     "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",

@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 12
+#define BSPARSE_CUDA_API_VERSION 13
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -56,10 +56,9 @@ typedef enum {
   BSPARSE_SM80 = 0,        // mma.sync, one block column an item: every GPU from sm_80 on
   BSPARSE_SM80_SMALL = 1,  // the same for small batches, and for small products in TF32
   BSPARSE_SM90 = 2,        // unions of block columns: sm_90, 16 bit and TF32
-  BSPARSE_SM90_SMALL = 3,  // the same for small batches
-  BSPARSE_DENSE = 4,       // the dense matrix and cuBLAS, where sparsity does not pay
-  BSPARSE_SM90_STREAM = 5, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
-  BSPARSE_SM90_DW_TILES = 6,  // dw of small blocks and in TF32, sm_90: tiles of the layout
+  BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
+  BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
+  BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks and in TF32, sm_90: tiles of the layout
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -128,7 +127,7 @@ typedef struct {
   char name[64];  // as kernel_name gives it
 } bsparse_choice;
 
-// Words of one CTA's record in an entry of BSPARSE_SM90 and BSPARSE_SM90_SMALL: a power of two.
+// Words of one CTA's record in an entry of BSPARSE_SM90: a power of two.
 #ifdef __cplusplus
 constexpr
 #endif
@@ -153,7 +152,7 @@ enum {
 // of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column]. BSPARSE_DENSE
 // has an item for each column, and splits none.
 //
-// BSPARSE_SM90 and BSPARSE_SM90_SMALL have items of several columns, dealt to one or more CTAs,
+// BSPARSE_SM90 has items of several columns, dealt to one or more CTAs,
 // `cta_columns` each. An entry is a round, in which every CTA of the item takes an input block: a
 // record for each CTA, of bsparse_record_words(cta_columns) numbers: in_block or -1; the CTAs of the
 // item that this one sends the block of x to, itself among them, as bits, or 0 where another sends
@@ -187,7 +186,7 @@ typedef struct {
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;
-                           // of BSPARSE_SM90 and BSPARSE_SM90_SMALL (num_entries, CTAs, words)
+                           // of BSPARSE_SM90 (num_entries, CTAs, words)
   const int32_t* splits;   // (num_splits, 3): group, first partial, number of partials
   const int32_t* groups;   // (groups, columns): output block column or -1; where columns is 1 a
                            // group is its column, and only the sm90 families read this

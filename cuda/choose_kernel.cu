@@ -23,7 +23,7 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
 
 bool is_stream(const bsparse_tile_request& request) {
   return !request.is_dw && request.dtype != BSPARSE_FLOAT32 &&
-         streams(request.batch);
+         streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size);
 }
 
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
@@ -40,14 +40,14 @@ bool is_small_tf32_product(const bsparse_tile_request& request) {
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
-  // A small batch would not repay the rearranging of its weights.
   const bool tf32_product =
       request.float32_math == BSPARSE_FLOAT32_TF32 &&
-      (request.is_dw || request.batch > kUnionSmallBatch);
+      (request.is_dw || request.batch > kSmallTf32Batch);
   if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
   const auto size = static_cast<int>(element_size(request.dtype));
-  const bool small = request.block_size < smallest_union_block(request.batch, size);
-  if (small && !request.is_dw && !is_stream(request)) return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
+  if (!request.is_dw && request.block_size < smallest_union_block(size)) {
+    return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
+  }
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
   if (request.batch <= 0 || request.batch > INT32_MAX - 256 ||
       (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
@@ -78,8 +78,7 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
     return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL
                                                                           : BSPARSE_SM80;
   }
-  if (is_stream(request)) return BSPARSE_SM90_STREAM;
-  return request.batch <= kUnionSmallBatch ? BSPARSE_SM90_SMALL : BSPARSE_SM90;
+  return is_stream(request) ? BSPARSE_SM90_STREAM : BSPARSE_SM90;
 }
 
 }  // namespace

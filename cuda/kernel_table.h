@@ -15,10 +15,8 @@ namespace bsparse {
 // How elements are multiplied: "bf16", "fp16", "tf32", "tf32x3" or "fp32".
 const char* math_name(bsparse_dtype dtype, bsparse_float32_math float32_math);
 
-// Families for Hopper whose items are unions; their partials lie outputs first.
-__host__ __device__ constexpr bool is_union(int32_t family) {
-  return family == BSPARSE_SM90 || family == BSPARSE_SM90_SMALL;
-}
+// The family for Hopper whose items are unions; its partials lie outputs first.
+__host__ __device__ constexpr bool is_union(int32_t family) { return family == BSPARSE_SM90; }
 
 // Features of a column of such a family's items, or of another's.
 __host__ __device__ constexpr int column_features(int32_t family, int block_size) {

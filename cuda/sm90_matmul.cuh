@@ -189,47 +189,34 @@ Kernel sm90_matmul_entry() {
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
 template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
-Kernel sm90_matmul_for(bsparse_kernel family) {
-  constexpr int kSize = sizeof(typename Math::Element);
-  switch (family) {
-    case BSPARSE_SM90:
-      return sm90_matmul_entry<
-          Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90>>();
-    case BSPARSE_SM90_SMALL:
-      // TF32 goes by sm80 there (choose_kernel.cu).
-      if constexpr (kSize == 2 && kBlockSize >= smallest_union_block(kUnionSmallBatch, kSize)) {
-        return sm90_matmul_entry<
-            Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, BSPARSE_SM90_SMALL>>();
-      }
-      return {};
-    default: return {};
-  }
+Kernel sm90_matmul_for() {
+  return sm90_matmul_entry<Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose>>();
 }
 
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   if constexpr (sizeof(typename Math::Element) == 4) {
     // Weight blocks come as (outputs, inputs) in both directions.
-    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
-                                     : sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>()
+                                     : sm90_matmul_for<Math, kBlockSize, 1, true>();
   } else if constexpr (packs_weights(kBlockSize, sizeof(typename Math::Element))) {
     // And packed in either.
-    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
-                                     : sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family);
+    return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>()
+                                     : sm90_matmul_for<Math, kBlockSize, 1, true>();
   } else {
     if (variant.feature_axis == 0) {
-      return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>(variant.family)
-                               : sm90_matmul_for<Math, kBlockSize, 0, false>(variant.family);
+      return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 0, true>()
+                               : sm90_matmul_for<Math, kBlockSize, 0, false>();
     }
-    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>(variant.family)
-                             : sm90_matmul_for<Math, kBlockSize, 1, false>(variant.family);
+    return variant.transpose ? sm90_matmul_for<Math, kBlockSize, 1, true>()
+                             : sm90_matmul_for<Math, kBlockSize, 1, false>();
   }
 }
 
 template <class Math>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   constexpr int kSize = sizeof(typename Math::Element);
-  constexpr int kSmallest = smallest_union_block(kUnionSmallBatch + 1, kSize);
+  constexpr int kSmallest = smallest_union_block(kSize);
   switch (variant.block_size) {
     case 8:
       if constexpr (kSmallest <= 8) return sm90_matmul_for<Math, 8>(variant);

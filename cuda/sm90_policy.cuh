@@ -31,10 +31,10 @@ struct UnionTile {
 
 // A row of a stage is an entry's, or the 128 bytes that the tensor cores read at once. The shorter the
 // rows, the more entries a stage has, so that consumers wait less often. `features`: of an entry.
-constexpr UnionTile union_tile(int features, int element_size, bsparse_kernel family) {
+constexpr UnionTile union_tile(int features, int element_size) {
   const int most = line_elements(element_size);
   const int depth = features < most ? features : most;
-  return {family == BSPARSE_SM90_SMALL ? 64 : 256, depth, most / depth};
+  return {256, depth, most / depth};
 }
 
 // Stages of a ring with packed weights, at most.
@@ -143,8 +143,8 @@ constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation
   return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
 }
 
-// Up to here a batch tile of 64 wastes less than it costs in reading the weights again.
-inline constexpr int64_t kUnionSmallBatch = 64;
+// Up to here a product in TF32 would not repay the rearranging of its weights.
+inline constexpr int64_t kSmallTf32Batch = 64;
 
 // Small batches of small blocks stream (sm90_stream.cuh): one CTA an SM, whose warps have rings of at
 // most so many entries. A warp takes some 700 cycles for an entry, most of them waiting, so there are
@@ -158,8 +158,14 @@ constexpr int stream_warps(int block_size, int batch_tile) {
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
 constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 inline constexpr int kStreamStages = 12;
-inline constexpr int64_t kStreamBatch = 128;
-constexpr bool streams(int64_t batch) { return batch <= kStreamBatch; }
+// Up to the first batch they were measured to be faster at any density, up to the second where densities are low and
+// union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0 is one that is not known.
+inline constexpr int64_t kStreamBatch = 256, kThinStreamBatch = 512;
+constexpr bool streams(int64_t batch, float density, int64_t outputs) {
+  if (batch <= kStreamBatch) return true;
+  const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * 2;
+  return batch <= kThinStreamBatch && density > 0.0f && density <= 0.1f && union_tiles <= 132;
+}
 // A larger block streams in cells, as if it were several.
 inline constexpr int kMaxStreamCell = 32;
 constexpr int stream_cell(int block_size) {
@@ -173,9 +179,7 @@ constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_t
   return feature_axis == 1 && batch_tile > 2 * block_size;
 }
 
-constexpr int smallest_union_block(int64_t batch, int element_size) {
-  return batch <= kUnionSmallBatch ? 64 : element_size == 2 ? 8 : 16;
-}
+constexpr int smallest_union_block(int element_size) { return element_size == 2 ? 8 : 16; }
 
 }  // namespace bsparse
 

@@ -10,8 +10,7 @@
 
 namespace bsparse {
 
-template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT,
-          bsparse_kernel kFamily>
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT>
 struct Sm90MatmulTraits {
   using Math = MathT;
   using Element = typename Math::Element;
@@ -28,7 +27,7 @@ struct Sm90MatmulTraits {
   // of registers (sm90_turned_inputs.cuh).
   static constexpr bool kOutputRows = kTranspose || kSize == 4;
   static constexpr bool kTurnsInputs = kSize == 4 && kFeatureAxis == 0;
-  static constexpr UnionTile kTile = union_tile(kEntryFeatures, kSize, kFamily);
+  static constexpr UnionTile kTile = union_tile(kEntryFeatures, kSize);
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
   static constexpr int kParts = kEntryFeatures / kDepth;  // stages that an entry fills

@@ -17,7 +17,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 12
+API_VERSION = 13
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
@@ -26,7 +26,7 @@ OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
 PACKED_RECORD_WORDS = 4
 UNION_OUTPUTS, PACKED_STAGE_INPUTS = 128, 64
-SM80, SM80_SMALL, SM90, SM90_SMALL, DENSE, SM90_STREAM, SM90_DW_TILES = range(7)
+SM80, SM80_SMALL, SM90, DENSE, SM90_STREAM, SM90_DW_TILES = range(6)
 DW_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
@@ -249,7 +249,7 @@ def _on_device(rows, width):
 def entry_words(tile):
     if tile.kernel == SM90_STREAM:
         return 4
-    if tile.kernel not in (SM90, SM90_SMALL):
+    if tile.kernel != SM90:
         return 2
     if tile.packed:
         return PACKED_RECORD_WORDS * (tile.columns // tile.cta_columns)
@@ -390,7 +390,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     entries, items, splits, partials, order = [], [], [], 0, []
     for number, group in enumerate(groups):
         first = len(entries)
-        if tile.kernel in (SM90, SM90_SMALL):
+        if tile.kernel == SM90:
             rows = _rounds(numbering, group, tile, seed + number)
             entries += (_pack_records(rows, tile, units, order) if tile.packed
                         else _fill_records(rows, tile))

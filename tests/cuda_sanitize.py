@@ -120,7 +120,7 @@ class Products:
     def check_matmul(self, transpose, ctas):
         tile = self.kernels.tile(self.mode, self.block_size, self.batch,
                                  feature_axis=self.feature_axis)
-        if tile.kernel in (cuda.SM90, cuda.SM90_SMALL):
+        if tile.kernel == cuda.SM90:
             tile.columns, tile.ctas_per_sm = ctas * tile.cta_columns, 1
         elif ctas > 1:
             return 0

@@ -202,9 +202,7 @@ int32_t MatmulPlan::entry_words() const {
                                                : bsparse_record_words(target_.cta_columns));
 }
 
-bool MatmulPlan::is_union() const {
-  return target_.kernel == BSPARSE_SM90 || target_.kernel == BSPARSE_SM90_SMALL;
-}
+bool MatmulPlan::is_union() const { return target_.kernel == BSPARSE_SM90; }
 
 bool MatmulPlan::is_stream() const { return target_.kernel == BSPARSE_SM90_STREAM; }
 
