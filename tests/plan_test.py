@@ -94,6 +94,19 @@ def test_streams_hold_every_block_once(at_once):
     assert "10 lists x 2" in found.explain()
 
 
+@pytest.mark.parametrize("transpose", (False, True))
+def test_streams_take_large_blocks_in_cells(transpose):
+    layout = layouts.random(12, out_blocks=9, density=0.3, seed=1)
+    coords = np.argwhere(layout)
+    found = gpu_plans.stream_plan(coords, 12, 9, batch=64, batch_tile=64, sm_count=10, block_cells=2,
+                                  transpose=transpose)
+    entries = found.lists.reshape(-1, 4)
+    stored = entries[entries[:, 1] >= 0]
+    assert sorted(stored[:, 2]) == list(range(4 * len(coords)))
+    cells = 2 * coords[stored[:, 2] // 4] + np.stack([stored[:, 2] % 4 // 2, stored[:, 2] % 2], 1)
+    np.testing.assert_array_equal(cells, stored[:, [0, 1] if transpose else [1, 0]])
+
+
 def test_weight_gradients_cut_the_batch_as_often_as_asked():
     coords = np.argwhere(np.ones((64, 64), bool))
     assert gpu_plans.matmul_dw_plan(coords, 64, 64, batch=8192, columns=16).batch_splits == 1

@@ -92,6 +92,27 @@ TEST(BlockIndex, ListsEachBlockOnceInOrder) {
   }
 }
 
+TEST(BlockIndex, CellsLieInTheirBlocksWhateverIsTransposed) {
+  const Layout layout = Random(6, 5, 0.4, 1, 3);
+  const int32_t cells = 4, of_block = cells * cells;
+  for (const bool transpose : {false, true}) {
+    const BlockIndex index = CellsOf(BlockIndex(layout.view(), transpose), cells);
+    EXPECT_EQ(index.in_blocks(), cells * (transpose ? 5 : 6));
+    EXPECT_EQ(index.out_blocks(), cells * (transpose ? 6 : 5));
+    EXPECT_EQ(2 * index.num_blocks(), static_cast<int64_t>(layout.coords.size()) * of_block);
+    for (int32_t k = 0; k < index.out_blocks(); ++k) {
+      for (int64_t e = index.offsets()[k]; e < index.offsets()[k + 1]; ++e) {
+        const auto& entry = index.entries()[e];
+        const int32_t block = entry.weight_block / of_block, cell = entry.weight_block % of_block;
+        const int32_t row = layout.coords[2 * block] * cells + cell / cells;
+        const int32_t column = layout.coords[2 * block + 1] * cells + cell % cells;
+        EXPECT_EQ(row, transpose ? k : entry.in_block);
+        EXPECT_EQ(column, transpose ? entry.in_block : k);
+      }
+    }
+  }
+}
+
 MatmulPlan::Item ItemOf(const MatmulPlan& plan, int32_t i) {
   const int32_t* row = plan.tables().data() + plan.items_offset() + 4 * i;
   return {row[0], row[1], row[2], row[3]};
@@ -451,6 +472,9 @@ TEST(MatmulPlan, OfStreamsHasListsForAllSlots) {
   EXPECT_EQ(MatmulPlan(index, /*batch=*/128, target).num_items(), 66);
   target.entry_blocks = 2;
   EXPECT_EQ(MatmulPlan(index, /*batch=*/64, target).num_entries() % (2 * 132), 0);
+  target.entry_blocks = 1;
+  target.block_cells = 2;
+  EXPECT_GE(MatmulPlan(index, /*batch=*/64, target).num_entries(), 4 * index.num_blocks());
 }
 
 TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {
