@@ -61,8 +61,9 @@ GRIDS = {
     "layouts": Grid((SQUARE,), (16, 32, 64, 128), (0.1,), (1, 0), ("fprop", "dx", "dw"),
                     layouts=("banded", "diagonal", "clustered", "ba", "ws")),
     # The report's, with a batch of 64, have densities that follow from WEIGHTS.
-    "small": Grid(tuple((2560 * i, 2560 * i, REPORT_BATCH) for i in range(1, 9)) + ((12288, 12288, 32),),
-                  (32, 16, 8), (0.1, 0.05, 0.01), (0,), ("fprop", "dx", "dw")),
+    "small": Grid(tuple((2560 * i, 2560 * i, REPORT_BATCH) for i in range(1, 9))
+                  + ((12288, 12288, 32), (8192, 8192, 256)),
+                  (64, 32, 16, 8), (0.1, 0.05, 0.01), (0,), ("fprop", "dx", "dw")),
     "peers": Grid((SQUARE,), (16, 32, 64, 128), (0.5, 0.25, 0.1, 0.05), (1,), ("fprop", "dw"),
                   peers=("triton", "torch_bsr", "cusparse")),
 }
