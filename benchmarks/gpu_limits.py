@@ -159,7 +159,8 @@ def _short_activation_rows(work, tile):
     # As stream_turns_inputs of cuda/sm90_policy.cuh.
     cells = max(1, tile.block_cells)  # along a side; each has rows of its own
     features = work.block_size // cells
-    turned = tile.kernel == SM90_STREAM and tile.batch_tile > 2 * features
+    turned = (tile.kernel == SM90_STREAM and work.size == 2
+              and tile.batch_tile > 2 * features)
     if work.feature_axis == 1 and not turned:
         return cells**2 * work.batch if features * work.size <= SHORT_ROW else 0
     row_batch = min(tile.batch_tile, ROW_BATCH)

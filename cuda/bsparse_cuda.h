@@ -57,7 +57,7 @@ typedef enum {
   BSPARSE_SM80_SMALL = 1,  // the same for small batches, and for small products in TF32
   BSPARSE_SM90 = 2,        // unions of block columns: sm_90, 16 bit and TF32
   BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
-  BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16-bit: every CTA an equal list of blocks
+  BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16 bit and TF32: every CTA an equal list of blocks
   BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks and in TF32, sm_90: tiles of the layout
 } bsparse_kernel;
 

@@ -22,8 +22,11 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
 }
 
 bool is_stream(const bsparse_tile_request& request) {
-  return !request.is_dw && request.dtype != BSPARSE_FLOAT32 &&
-         streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size);
+  const bool tensor_cores = request.dtype != BSPARSE_FLOAT32 ||
+                            request.float32_math == BSPARSE_FLOAT32_TF32;
+  return !request.is_dw && tensor_cores &&
+         streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size,
+                 static_cast<int>(element_size(request.dtype)));
 }
 
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
@@ -40,12 +43,12 @@ bool is_small_tf32_product(const bsparse_tile_request& request) {
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
 bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
-  const bool tf32_product =
-      request.float32_math == BSPARSE_FLOAT32_TF32 &&
-      (request.is_dw || request.batch > kSmallTf32Batch);
-  if (request.dtype == BSPARSE_FLOAT32 && !tf32_product) return BSPARSE_HOPPER_NEEDS_16_BIT;
+  if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) {
+    return BSPARSE_HOPPER_NEEDS_16_BIT;
+  }
   const auto size = static_cast<int>(element_size(request.dtype));
-  if (!request.is_dw && request.block_size < smallest_union_block(size)) {
+  const bool joins_columns = !request.is_dw && !is_stream(request);
+  if (joins_columns && request.block_size < smallest_union_block(size)) {
     return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   }
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
@@ -53,7 +56,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
       (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
     return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
   }
-  if (is_small_tf32_product(request)) return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
+  if (joins_columns && is_small_tf32_product(request)) return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
   return BSPARSE_HOPPER_SUITS;
 }
 

@@ -35,7 +35,7 @@ constexpr MathKernels kFp16 = {"fp16", sm80_matmul_fp16, sm80_matmul_dw_fp16,
 constexpr MathKernels kFp32 = {"fp32", sm80_matmul_fp32, sm80_matmul_dw_fp32,
                                nullptr, nullptr, nullptr, nullptr, nullptr};
 constexpr MathKernels kTf32 = {"tf32", sm80_matmul_tf32, sm80_matmul_dw_tf32,
-                               sm90_matmul_tf32, nullptr, nullptr, sm90_dw_tiles_tf32,
+                               sm90_matmul_tf32, nullptr, sm90_stream_tf32, sm90_dw_tiles_tf32,
                                sm80_small_dw_tf32};
 constexpr MathKernels kTf32x3 = {"tf32x3", sm80_matmul_tf32x3, sm80_matmul_dw_tf32x3,
                                  nullptr, nullptr, nullptr, nullptr, nullptr};

@@ -229,6 +229,7 @@ Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 // Streams: all blocks.
 Kernel sm90_stream_bf16(const MatmulVariant& variant);
 Kernel sm90_stream_fp16(const MatmulVariant& variant);
+Kernel sm90_stream_tf32(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);

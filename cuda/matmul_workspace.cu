@@ -43,15 +43,16 @@ bool arranges_weights(const bsparse_matmul_args& args) {
 }
 
 bool turns_stream_inputs(const bsparse_matmul_args& args) {
+  const auto size = static_cast<int>(element_size(args.dtype));
   return stream_turns_inputs(stream_cell(args.block_size), args.feature_axis,
-                             stream_batch_tile(args.batch));
+                             stream_batch_tile(args.batch, size), size);
 }
 
 int64_t turned_row(int64_t batch) { return (batch + 7) / 8 * 8; }
 
 MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const bool streams = args.plan.kernel == BSPARSE_SM90_STREAM;
-  const int64_t tile = streams ? stream_batch_tile(args.batch) : 1;
+  const int64_t tile = streams ? stream_batch_tile(args.batch, static_cast<int>(element_size(args.dtype))) : 1;
   const int64_t tiles = (args.batch + tile - 1) / tile;
   const auto partials = static_cast<size_t>(tiles) * args.plan.num_partials;
   const size_t partial = tile * args.plan.columns *

@@ -211,7 +211,8 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
       args.feature_axis == 1
           ? static_cast<int>(std::min<int64_t>(args.batch, kernel.batch_tile))
           : kernel.batch_tile;
-  const MapType type = map_type(args.dtype);
+  const MapType type = operand_type(args);
+  const auto size = static_cast<int>(element_size(args.dtype));
   const bool turns = turns_stream_inputs(args);
   const auto box_bytes = [&](int batch) {
     return static_cast<uint32_t>(batch * cell * element_size(args.dtype));
@@ -223,22 +224,23 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
             : map_activations(args, type, args.x, in_features(args), cell, box_batch,
                               &params.x);
   if (status == BSPARSE_OK) {
-    status = map_activations(args, type, args.y, out_features(args), cell, box_batch,
+    status = map_activations(args, map_type(args.dtype), args.y, out_features(args), cell, box_batch,
                              &params.y);
   }
   params.adds_residual = args.residual != nullptr;
   if (status == BSPARSE_OK && params.adds_residual) {
-    status = map_activations(args, type, args.residual, out_features(args), cell,
+    status = map_activations(args, map_type(args.dtype), args.residual, out_features(args), cell,
                              box_batch, &params.residual);
   }
   while (cell << params.side_bits < args.block_size) ++params.side_bits;
   if (status == BSPARSE_OK && args.plan.num_blocks > 0 && params.side_bits > 0) {
     status = make_tensor_map(type, args.w, args.block_size, rows, cell, cell, &params.w);
   } else if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
-    constexpr int kLine = 64;  // elements of 128 bytes
-    const int64_t lines = int64_t{args.block_size} * args.block_size / kLine;
-    status = make_tensor_map(type, args.w, kLine, args.plan.num_blocks * lines, kLine,
-                             static_cast<int>(lines), &params.w, /*swizzles=*/args.block_size > 8);
+    const int line = line_elements(size);
+    const int64_t lines = int64_t{args.block_size} * args.block_size / line;
+    status = make_tensor_map(type, args.w, line, args.plan.num_blocks * lines, line,
+                             static_cast<int>(lines), &params.w,
+                             /*swizzles=*/stream_entries(args.block_size, size) == 1);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;

@@ -143,40 +143,46 @@ constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation
   return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
 }
 
-// Up to here a product in TF32 would not repay the rearranging of its weights.
-inline constexpr int64_t kSmallTf32Batch = 64;
-
 // Small batches of small blocks stream (sm90_stream.cuh): one CTA an SM, whose warps have rings of at
 // most so many entries. A warp takes some 700 cycles for an entry, most of them waiting, so there are
 // as many warps as leave shared memory for their sums and rings; blocks of 16 with a batch of 17 to 32
 // were measured to want fewer.
-constexpr int stream_warps(int block_size, int batch_tile) {
+constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
   if (block_size == 8) return 16;
+  if (element_size == 4) return block_size == 16 ? 16 : 8;
   if (batch_tile == 32) return block_size == 16 ? 8 : 12;
   return block_size == 16 || batch_tile == 16 ? 16 : 8;
 }
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
-constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
+constexpr int stream_entries(int block_size, int element_size) {
+  return block_size == 8 && element_size == 2 ? 4 : 1;
+}
 inline constexpr int kStreamStages = 12;
 // Up to the first batch they were measured to be faster at any density, up to the second where densities are low and
 // union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0 is one that is not known.
-inline constexpr int64_t kStreamBatch = 256, kThinStreamBatch = 512;
-constexpr bool streams(int64_t batch, float density, int64_t outputs) {
-  if (batch <= kStreamBatch) return true;
-  const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * 2;
-  return batch <= kThinStreamBatch && density > 0.0f && density <= 0.1f && union_tiles <= 132;
+constexpr int64_t stream_batch(int element_size) { return element_size == 4 ? 128 : 256; }
+constexpr int64_t thin_stream_batch(int element_size) { return 2 * stream_batch(element_size); }
+constexpr bool streams(int64_t batch, float density, int64_t outputs, int element_size) {
+  if (batch <= stream_batch(element_size)) return true;
+  const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * ((batch - 1) / 256 + 1);
+  return batch <= thin_stream_batch(element_size) && density > 0.0f && density <= 0.1f &&
+         union_tiles <= 132;
 }
 // A larger block streams in cells, as if it were several.
 inline constexpr int kMaxStreamCell = 32;
 constexpr int stream_cell(int block_size) {
   return block_size < kMaxStreamCell ? block_size : kMaxStreamCell;
 }
-constexpr int stream_batch_tile(int64_t batch) { return batch <= 16 ? 16 : batch <= 32 ? 32 : 64; }
+// Rows of a box have 128 bytes at most.
+constexpr int stream_batch_tile(int64_t batch, int element_size) {
+  return batch <= 16 ? 16 : batch <= 32 || element_size == 4 ? 32 : 64;
+}
 // Copies take their time by rows, of which an entry's x has one for each batch entry with features last, and
 // one for each feature with features first. So where batches are clearly longer than blocks, x with
 // features last is turned round before.
-constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_tile) {
-  return feature_axis == 1 && batch_tile > 2 * block_size;
+constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_tile,
+                                   int element_size) {
+  return feature_axis == 1 && element_size == 2 && batch_tile > 2 * block_size;
 }
 
 constexpr int smallest_union_block(int element_size) { return element_size == 2 ? 8 : 16; }

@@ -288,7 +288,8 @@ Kernel sm90_stream_entry() {
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
 template <class Math, int kCell, bool kInBlock, int kFeatureAxis, bool kTranspose>
 Kernel sm90_stream_for(int64_t batch) {
-  switch (stream_batch_tile(batch)) {
+  constexpr int kSize = sizeof(typename Math::Element);
+  switch (stream_batch_tile(batch, kSize)) {
     case 16:
       return sm90_stream_entry<
           StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 16, kInBlock>>();
@@ -296,8 +297,8 @@ Kernel sm90_stream_for(int64_t batch) {
       return sm90_stream_entry<
           StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 32, kInBlock>>();
     default:
-      return sm90_stream_entry<
-          StreamTraits<Math, kCell, kFeatureAxis, kTranspose, 64, kInBlock>>();
+      return sm90_stream_entry<StreamTraits<Math, kCell, kFeatureAxis, kTranspose,
+                                            stream_batch_tile(64, kSize), kInBlock>>();
   }
 }
 

@@ -41,6 +41,23 @@ __device__ __forceinline__ void for_each_four_matrices(typename Traits::Sum& sum
   }
 }
 
+// The sums of 32-bit outputs, with what was staged there if `adds`.
+template <class Traits>
+__device__ __forceinline__ void stage_words(const typename Traits::Sum& sum, bool adds,
+                                            uint32_t staging) {
+  sum.for_each_pair([&](int batch, int output, float first, float second) {
+    const float values[] = {first, second};
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t place =
+          staging + (Traits::kFeatureAxis == 1 ? Traits::TileY::word_offset(batch, output + e)
+                                               : Traits::TileY::word_offset(output + e, batch));
+      const float more = adds ? __uint_as_float(ptx::load_shared(place)) : 0.0f;
+      ptx::store_shared(place, __float_as_uint(values[e] + more));
+    }
+  });
+}
+
 // Adds bias, activates, adds the residual and stores the outputs of a column, by way of `staging`,
 // whose barrier it waits for once if there is a residual. Where y is the residual, it is read before
 // it is written, since nobody else writes it.
@@ -71,7 +88,9 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
     }
     ptx::barrier_wait(barrier, parity);
   }
-  for_each_four_matrices<Traits>(sum, staging, [&](uint32_t place, float* piece, float* next) {
+  if constexpr (Traits::kSize == 4) {
+    stage_words<Traits>(sum, params.adds_residual, staging);
+  } else for_each_four_matrices<Traits>(sum, staging, [&](uint32_t place, float* piece, float* next) {
     uint32_t words[4];
     const auto value_of = [&](int q) { return (q < 2 ? piece : next) + 2 * (q % 2); };
     // Only this warp reads here, and overwrites what it has read.

@@ -17,44 +17,44 @@ template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT, int
 struct StreamTraits {
   using Math = MathT;
   using Element = typename Math::Element;
-  static_assert(sizeof(Element) == 2, "rows of 16-bit elements");
+  static constexpr int kSize = sizeof(Element);
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kFeatureAxis = kFeatureAxisT;  // of y
   static constexpr int kAxisX =
-      stream_turns_inputs(kBlockSizeT, kFeatureAxisT, kBatchTileT) ? 0 : kFeatureAxisT;
+      stream_turns_inputs(kBlockSizeT, kFeatureAxisT, kBatchTileT, kSize) ? 0 : kFeatureAxisT;
   static constexpr int kBatchTile = kBatchTileT;
   static constexpr bool kInBlock = kInBlockT;
 
   // Entries of a column that are multiplied at once, each with a box of x and one of w.
-  static constexpr int kEntries = stream_entries(kBlockSize);
+  static constexpr int kEntries = stream_entries(kBlockSize, kSize);
   static constexpr int kReduction = kEntries * kBlockSize;
 
   // The copy engine swizzles boxes just as these tiles expect. Weight blocks that lie in one
   // piece come as rows of 128 bytes: few rows are faster to copy than many short ones.
   static constexpr Major kMajorX = kAxisX == 1 ? Major::kReduction : Major::kOutput;
   static constexpr Major kMajorW = kTransposeT ? Major::kReduction : Major::kOutput;
-  using BoxX = OperandTile<Element, kMajorX, kBatchTile, kBlockSize>;
+  template <int kRows, int kColumns>
+  using Box = SharedTile<kRows, kColumns * kSize>;
+  using BoxX = std::conditional_t<kAxisX == 1, Box<kBatchTile, kBlockSize>, Box<kBlockSize, kBatchTile>>;
   using BoxW = std::conditional_t<
-      kInBlock, SharedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>,
-      PackedTile<kBlockSize, kBlockSize * static_cast<int>(sizeof(Element))>>;
+      kInBlock, Box<kBlockSize, kBlockSize>, PackedTile<kBlockSize, kBlockSize * kSize>>;
   // Rows of boxes of x with features first continue in the next box, as swizzles do there.
-  using TileX = std::conditional_t<kAxisX == 0 || kEntries == 1,
-                                   OperandTile<Element, kMajorX, kBatchTile, kReduction>,
-                                   MatrixTile<BoxX>>;
+  using TileX = std::conditional_t<kAxisX == 0, Box<kReduction, kBatchTile>,
+                                   std::conditional_t<kEntries == 1, BoxX, MatrixTile<BoxX>>>;
   using TileW = std::conditional_t<kEntries == 1, BoxW, MatrixTile<BoxW>>;
   static constexpr int kBytesX = kEntries * BoxX::kBytes;
   // A tile begins where a swizzle does.
   static constexpr int kPlaceBytesW =
       kEntries > 1 ? kEntries * BoxW::kBytes : BoxW::kBytes < 1024 ? 1024 : BoxW::kBytes;
   // Staged where a tile of x was.
-  using TileY = OperandTile<Element, kFeatureAxis == 1 ? Major::kReduction : Major::kOutput,
-                            kBatchTile, kBlockSize>;
+  using TileY =
+      std::conditional_t<kFeatureAxis == 1, Box<kBatchTile, kBlockSize>, Box<kBlockSize, kBatchTile>>;
   static_assert(BoxX::kRowBytes <= 128, "boxes as wide as a swizzle");
   using Product =
       WarpProduct<Math, kMajorX, kMajorW, TileX, TileW, kReduction, kBatchTile, kBlockSize>;
   using Sum = typename Product::Sum;
 
-  static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile);
+  static constexpr int kWarps = stream_warps(kBlockSize, kBatchTile, kSize);
   static constexpr int kSumBytes = kBatchTile * kBlockSize * 4;
   static constexpr int kControlBytes = 2048;
   static constexpr int kRoom = kMaxSharedBytes - 1024 - kControlBytes - kWarps * kSumBytes;

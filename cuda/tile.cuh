@@ -64,6 +64,11 @@ struct PackedTile {
     const int place = row % (kLineBytes / kRowBytes) * (kRowBytes / kChunkBytes) + chunk;
     return line * kLineBytes + ((place ^ line) % 8) * kChunkBytes;
   }
+
+  // Byte offset of a 32-bit element.
+  static __device__ __forceinline__ uint32_t word_offset(int row, int word) {
+    return offset(row, word / 4) + (word % 4) * 4;
+  }
 };
 
 // Boxes one after the other whose rows are a chunk, so that there is nothing to swizzle. They continue

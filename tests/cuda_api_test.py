@@ -739,7 +739,7 @@ def test_planner_and_kernels_agree(kernels):
 
 def union_tile(kernels, ctas, mode, block_size, feature_axis):
     """As get_tile gives it where the policy prefers so many CTAs."""
-    tile = kernels.tile(mode, block_size, 200, feature_axis=feature_axis)
+    tile = kernels.tile(mode, block_size, 1024, feature_axis=feature_axis)
     assert tile.kernel == cuda.SM90
     tile.columns = ctas * tile.cta_columns
     return tile
@@ -870,17 +870,19 @@ def test_planned_dw_tiles(kernels, ctas, mode, block_size, feature_axis):
                 assert torch.equal(first, dw), f"{name}, batch {batch}: other bits"
 
 
-@pytest.mark.parametrize("block_size", [8, 16, 32])
+@pytest.mark.parametrize("mode, block_size", [*itertools.product(("bfloat16", "tf32"), (8, 16, 32)),
+                                              ("float16", 64), ("tf32", 128)])
 @pytest.mark.parametrize("segment", [None, 9])
-def test_streams_longer_than_their_rings(kernels, block_size, segment):
+def test_streams_longer_than_their_rings(kernels, mode, block_size, segment):
     """Lists of hundreds of entries for each warp, with columns of all lengths across warps."""
-    tile = kernels.tile("bfloat16", block_size, 40)
+    tile = kernels.tile(mode, block_size, 40)
     if tile.kernel != cuda.SM90_STREAM:
         pytest.skip("no streams on this GPU")
     for feature_axis in (0, 1):
         for residual, batch in itertools.product((None, "apart", "y"), (8, 24, 40)):
-            check_matmul(kernels, "bfloat16", block_size, feature_axis, False, batch, seed=5,
-                         shape=(61, 43), density=0.5, segment=segment, use_bias=True,
+            shape = (61, 43) if block_size <= 32 else (19, 13)
+            check_matmul(kernels, mode, block_size, feature_axis, False, batch, seed=5,
+                         shape=shape, density=0.5, segment=segment, use_bias=True,
                          use_gate=batch == 24, residual=residual)
 
 

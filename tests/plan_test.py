@@ -173,8 +173,11 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         # What keeps a product from them, one thing at a time.
         ((64, 0.1), 8192, "bfloat16", dict(device="sm_80"), "sm80", ["sparse", "capability 9.0"]),
         ((64, 0.1), 8192, "float32", {}, "sm80", ["sparse", "for float16"]),
-        ((64, 0.1, 0), 64, "float32", dict(precision="tf32"), "sm80 small",
-         ["sparse", "a batch above 64", "small variant"]),
+        ((64, 0.1, 0), 64, "float32", dict(precision="tf32"), "sm90 stream", ["sparse", "suits", "streams"]),
+        ((8, 0.05), 16, "float32", dict(precision="tf32"), "sm90 stream", ["sparse", "suits", "streams"]),
+        ((128, 0.05), 256, "float32", dict(precision="tf32"), "sm90 stream", ["sparse", "suits", "streams"]),
+        ((8, 0.05), 64, "float32", dict(precision="tf32", device="sm_80"), "sm80 small",
+         ["sparse", "capability 9.0", "small variant"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((8, 0.01), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 4"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
