@@ -10,9 +10,10 @@ import subprocess
 import sys
 import textwrap
 
+import cuda_binding
 import pytest
 
-from bsparse_tf import version
+from bsparse_tf import choice, version
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bsparse_tf"
@@ -139,6 +140,16 @@ def device_code(library):
 @needs_cuda_library
 def test_the_cuda_library_has_machine_code_for_sm_80_and_sm_90_and_ptx_for_later():
     assert device_code(CUDA_LIBRARY) >= {("elf", 80), ("elf", 90), ("ptx", 90)}
+
+
+def test_what_drives_the_kernels_in_tests_knows_their_header():
+    """No GPU is needed to see that one was changed without the other."""
+    header = (ROOT / "cuda" / "bsparse_cuda.h").read_text()
+    version = re.search(r"define BSPARSE_CUDA_API_VERSION (\d+)", header)
+    assert cuda_binding.API_VERSION == int(version[1])
+    kernels = dict(re.findall(r"^  BSPARSE_(SM80\w*|SM90\w*|DENSE) = (\d+)", header, re.MULTILINE))
+    assert kernels == {name: str(getattr(cuda_binding, name)) for name in kernels} and len(kernels) == 6
+    assert len(choice.FAMILIES) == len(kernels)
 
 
 def test_nothing_in_the_package_names_a_place_on_this_machine():
