@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytest.register_assert_rewrite("cuda_checks")
+
 # Some tests start processes of their own, which need a share of the GPU's memory.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
@@ -18,3 +20,11 @@ def exact_float32():
     tensorflow = sys.modules.get("tensorflow")  # Tests of layouts do without it.
     if tensorflow is not None:
         tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """The CUDA kernels through their C API."""
+    import cuda_binding
+
+    return cuda_binding.Kernels()
