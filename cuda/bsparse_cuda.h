@@ -54,7 +54,7 @@ typedef struct {
 // Kernel families. Plans are cut for one of them, and serve no other.
 typedef enum {
   BSPARSE_SM80 = 0,        // mma.sync, one block column an item: every GPU from sm_80 on
-  BSPARSE_SM80_SMALL = 1,  // the same for small batches, and for small products in TF32
+  BSPARSE_SM80_SMALL = 1,  // the same for small batches, and for small products in TF32; of dw on Hopper, too
   BSPARSE_SM90 = 2,        // unions of block columns: sm_90, 16 bit and TF32
   BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16 bit and TF32: every CTA an equal list of blocks
