@@ -41,7 +41,7 @@ _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16, bfloat16 and TF32",
-    "not the Hopper family: with TF32 and a batch that is not small its blocks are 16 and more",
+    "not the Hopper family: with TF32 its blocks are 16 and more",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
     "TF32 of 4",

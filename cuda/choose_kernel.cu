@@ -24,9 +24,10 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
 bool is_stream(const bsparse_tile_request& request) {
   const bool tensor_cores = request.dtype != BSPARSE_FLOAT32 ||
                             request.float32_math == BSPARSE_FLOAT32_TF32;
-  return !request.is_dw && tensor_cores &&
+  const auto size = static_cast<int>(element_size(request.dtype));
+  return !request.is_dw && tensor_cores && request.block_size >= smallest_stream_block(size) &&
          streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size,
-                 static_cast<int>(element_size(request.dtype)));
+                 size);
 }
 
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
@@ -91,7 +92,7 @@ Choice choose_kernel(const bsparse_tile_request& request, int compute_capability
   Choice choice{};
   choice.hopper = why_hopper(request, compute_capability);
   const bool hopper = choice.hopper == BSPARSE_HOPPER_SUITS;
-  choice.seconds = product_seconds(request, hopper);
+  choice.seconds = product_seconds(request, hopper, hopper && is_stream(request));
   choice.dense = why_dense(request, choice.seconds, assume_cublas);
   choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE
                                                           : sparse_family(request, hopper);

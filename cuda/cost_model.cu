@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cuda/check.h"
+#include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
 namespace {
@@ -38,7 +39,7 @@ constexpr Rates kMatmulDw16[5][2] = {
     {{{430, 570, 590}}, {{430, 570, 590}}},
 };
 constexpr Rates kMatmulTf32[5][2] = {
-    {{{8, 8, 8}}, {{8, 8, 8}}},  // of small batches, which take other times anyway
+    {},  // no such kernels
     {{{63, 98, 132}}, {{57, 100, 190}}},
     {{{97, 152, 225}}, {{110, 160, 250}}},
     {{{121, 171, 250}}, {{129, 224, 290}}},
@@ -62,6 +63,10 @@ constexpr double kDense16 = 750, kDenseFloat32 = 50;
 // [fprop and dx, dw][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
 // last, and fprop with features first, of which and dx this is the mean.
 constexpr double kDenseTf32[2][2] = {{330, 400}, {356, 256}};
+
+// Bytes a second that streams take out of L2, by block size (docs/kernel-notes.md, 8192 x 8192 at a density of 0.25).
+constexpr double kStreamRate16[5] = {1.1e13, 8e12, 8e12, 8e12, 8e12};
+constexpr double kStreamRateTf32[5] = {1, 5e12, 7e12, 7e12, 7e12};  // no streams of blocks of 8
 
 // Bytes a second that copies reach.
 constexpr double kMemoryRate = 2.8e12;
@@ -102,7 +107,7 @@ double sparse_rate(const bsparse_tile_request& request, bool hopper, int row) {
 
 }  // namespace
 
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper) {
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams) {
   int row = 0;
   while (8 << row < request.block_size) ++row;
   const int axis = request.feature_axis == 1 ? 1 : 0;
@@ -125,9 +130,17 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper)
       (request.in_blocks + request.out_blocks) * bs * size * request.batch / kMemoryRate;
   const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) +
                        (dense_bytes + sums_bytes) / kMemoryRate + kLaunch + kDenseLaunches;
-  const double sparse = std::max(density * flops / (sparse_rate(request, hopper, row) * 1e12),
-                                 activations_seconds + blocks_seconds) +
-                        kLaunch;
+  double kernel_seconds = density * flops / (sparse_rate(request, hopper, row) * 1e12);
+  if (streams) {
+    // Every block takes its x, a large one that of each of its cells, and every batch tile the weights.
+    const int tile = stream_batch_tile(request.batch, static_cast<int>(size));
+    const double x_elements = request.batch / static_cast<double>(stream_cell(request.block_size));
+    const double tiles = std::ceil(static_cast<double>(request.batch) / tile);
+    kernel_seconds = density * elements * (x_elements + tiles) * size /
+                     (request.dtype == BSPARSE_FLOAT32 ? kStreamRateTf32 : kStreamRate16)[row];
+  }
+  const double sparse =
+      std::max(kernel_seconds, activations_seconds + blocks_seconds) + kLaunch;
   return {sparse, dense};
 }
 

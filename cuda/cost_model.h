@@ -11,8 +11,8 @@ struct ProductSeconds {
   double sparse, dense;
 };
 
-// `hopper`: whether Hopper's kernels suit it.
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper);
+// `hopper`: whether Hopper's kernels suit it; `streams`: whether it would go by streams.
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams);
 
 // Whether the dense matrix is worth its scratch memory.
 bool dense_is_faster(const ProductSeconds& seconds);

@@ -226,7 +226,7 @@ Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 
-// Streams: all blocks.
+// Streams: all blocks, in TF32 of 16 and more.
 Kernel sm90_stream_bf16(const MatmulVariant& variant);
 Kernel sm90_stream_fp16(const MatmulVariant& variant);
 Kernel sm90_stream_tf32(const MatmulVariant& variant);

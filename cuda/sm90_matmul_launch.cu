@@ -240,7 +240,7 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
     const int64_t lines = int64_t{args.block_size} * args.block_size / line;
     status = make_tensor_map(type, args.w, line, args.plan.num_blocks * lines, line,
                              static_cast<int>(lines), &params.w,
-                             /*swizzles=*/stream_entries(args.block_size, size) == 1);
+                             /*swizzles=*/stream_entries(args.block_size) == 1);
   }
   if (status != BSPARSE_OK) return status;
   params.bias = args.bias;

@@ -154,14 +154,13 @@ constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
   return block_size == 16 || batch_tile == 16 ? 16 : 8;
 }
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
-constexpr int stream_entries(int block_size, int element_size) {
-  return block_size == 8 && element_size == 2 ? 4 : 1;
-}
+constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 inline constexpr int kStreamStages = 12;
 // Up to the first batch they were measured to be faster at any density, up to the second where densities are low and
 // union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0 is one that is not known.
 constexpr int64_t stream_batch(int element_size) { return element_size == 4 ? 128 : 256; }
 constexpr int64_t thin_stream_batch(int element_size) { return 2 * stream_batch(element_size); }
+constexpr int smallest_stream_block(int element_size) { return element_size == 4 ? 16 : 8; }
 constexpr bool streams(int64_t batch, float density, int64_t outputs, int element_size) {
   if (batch <= stream_batch(element_size)) return true;
   const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * ((batch - 1) / 256 + 1);
@@ -170,7 +169,7 @@ constexpr bool streams(int64_t batch, float density, int64_t outputs, int elemen
 }
 // A larger block streams in cells, as if it were several.
 inline constexpr int kMaxStreamCell = 32;
-constexpr int stream_cell(int block_size) {
+__host__ __device__ constexpr int stream_cell(int block_size) {
   return block_size < kMaxStreamCell ? block_size : kMaxStreamCell;
 }
 // Rows of a box have 128 bytes at most.

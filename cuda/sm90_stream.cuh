@@ -315,7 +315,11 @@ Kernel sm90_stream_for(const MatmulVariant& variant) {
 template <class Math>
 Kernel sm90_stream_for(const MatmulVariant& variant) {
   switch (variant.block_size) {
-    case 8: return sm90_stream_for<Math, 8, false>(variant);
+    case 8:
+      if constexpr (smallest_stream_block(sizeof(typename Math::Element)) <= 8) {
+        return sm90_stream_for<Math, 8, false>(variant);
+      }
+      return {};
     case 16: return sm90_stream_for<Math, 16, false>(variant);
     case 32: return sm90_stream_for<Math, 32, false>(variant);
     default: return sm90_stream_for<Math, kMaxStreamCell, true>(variant);

@@ -26,7 +26,7 @@ struct StreamTraits {
   static constexpr bool kInBlock = kInBlockT;
 
   // Entries of a column that are multiplied at once, each with a box of x and one of w.
-  static constexpr int kEntries = stream_entries(kBlockSize, kSize);
+  static constexpr int kEntries = stream_entries(kBlockSize);
   static constexpr int kReduction = kEntries * kBlockSize;
 
   // The copy engine swizzles boxes just as these tiles expect. Weight blocks that lie in one
