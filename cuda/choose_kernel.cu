@@ -25,7 +25,7 @@ bool is_stream(const bsparse_tile_request& request) {
   const bool tensor_cores = request.dtype != BSPARSE_FLOAT32 ||
                             request.float32_math == BSPARSE_FLOAT32_TF32;
   const auto size = static_cast<int>(element_size(request.dtype));
-  return !request.is_dw && tensor_cores && request.block_size >= smallest_stream_block(size) &&
+  return !request.is_dw && tensor_cores &&
          streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size,
                  size);
 }
@@ -48,8 +48,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
     return BSPARSE_HOPPER_NEEDS_16_BIT;
   }
   const auto size = static_cast<int>(element_size(request.dtype));
-  const bool joins_columns = !request.is_dw && !is_stream(request);
-  if (joins_columns && request.block_size < smallest_union_block(size)) {
+  if (!request.is_dw && request.block_size < smallest_product_block(size)) {
     return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   }
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
@@ -57,7 +56,9 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
       (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
     return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
   }
-  if (joins_columns && is_small_tf32_product(request)) return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
+  if (!is_stream(request) && is_small_tf32_product(request)) {
+    return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
+  }
   return BSPARSE_HOPPER_SUITS;
 }
 

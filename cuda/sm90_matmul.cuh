@@ -216,7 +216,7 @@ Kernel sm90_matmul_for(const MatmulVariant& variant) {
 template <class Math>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   constexpr int kSize = sizeof(typename Math::Element);
-  constexpr int kSmallest = smallest_union_block(kSize);
+  constexpr int kSmallest = smallest_product_block(kSize);
   switch (variant.block_size) {
     case 8:
       if constexpr (kSmallest <= 8) return sm90_matmul_for<Math, 8>(variant);

@@ -143,10 +143,11 @@ constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation
   return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
 }
 
-// Small batches of small blocks stream (sm90_stream.cuh): one CTA an SM, whose warps have rings of at
-// most so many entries. A warp takes some 700 cycles for an entry, most of them waiting, so there are
-// as many warps as leave shared memory for their sums and rings; blocks of 16 with a batch of 17 to 32
-// were measured to want fewer.
+// Small batches stream (sm90_stream.cuh): one CTA an SM, whose warps have rings of at most so many
+// stages. A warp takes some 700 cycles for an entry, most of them waiting, so there are as many warps as
+// leave shared memory for their sums and rings; blocks of 16 with a batch of 17 to 32 were measured to
+// want fewer.
+inline constexpr int kStreamStages = 12;
 constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
   if (block_size == 8) return 16;
   if (element_size == 4) return block_size == 16 ? 16 : 8;
@@ -155,18 +156,17 @@ constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
 }
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
 constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
-inline constexpr int kStreamStages = 12;
-// Up to the first batch they were measured to be faster at any density, up to the second where densities are low and
-// union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0 is one that is not known.
-constexpr int64_t stream_batch(int element_size) { return element_size == 4 ? 128 : 256; }
-constexpr int64_t thin_stream_batch(int element_size) { return 2 * stream_batch(element_size); }
-constexpr int smallest_stream_block(int element_size) { return element_size == 4 ? 16 : 8; }
+
+// Up to a batch of 256, in TF32 128, streams were measured to be faster at any density, and up to twice that
+// where densities are low and union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0
+// is one that is not known.
 constexpr bool streams(int64_t batch, float density, int64_t outputs, int element_size) {
-  if (batch <= stream_batch(element_size)) return true;
+  const int64_t always = element_size == 4 ? 128 : 256;
+  if (batch <= always) return true;
   const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * ((batch - 1) / 256 + 1);
-  return batch <= thin_stream_batch(element_size) && density > 0.0f && density <= 0.1f &&
-         union_tiles <= 132;
+  return batch <= 2 * always && density > 0.0f && density <= 0.1f && union_tiles <= 132;
 }
+
 // A larger block streams in cells, as if it were several.
 inline constexpr int kMaxStreamCell = 32;
 __host__ __device__ constexpr int stream_cell(int block_size) {
@@ -184,7 +184,8 @@ constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_t
   return feature_axis == 1 && element_size == 2 && batch_tile > 2 * block_size;
 }
 
-constexpr int smallest_union_block(int element_size) { return element_size == 2 ? 8 : 16; }
+// Of fprop and dx on Hopper.
+constexpr int smallest_product_block(int element_size) { return element_size == 2 ? 8 : 16; }
 
 }  // namespace bsparse
 

@@ -316,7 +316,7 @@ template <class Math>
 Kernel sm90_stream_for(const MatmulVariant& variant) {
   switch (variant.block_size) {
     case 8:
-      if constexpr (smallest_stream_block(sizeof(typename Math::Element)) <= 8) {
+      if constexpr (smallest_product_block(sizeof(typename Math::Element)) <= 8) {
         return sm90_stream_for<Math, 8, false>(variant);
       }
       return {};
