@@ -20,6 +20,7 @@ import pathlib
 import numpy as np
 from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM
 
+SMALL_DW_CELL = 32  # features of a block that a warp of small dw takes at once
 SHORT_ROW = 32  # bytes
 ROW_BATCH = 64  # batch entries of a box's row with features first, at most
 
@@ -116,8 +117,9 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         rows = work.blocks * _short_activation_rows(work, tile) / rates.tma_rows_32
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, rows, dram)
     if tile.kernel in (SM80, SM80_SMALL):
-        if work.operation == "dw":
-            l2 = work.blocks * batch * bs * size  # neighbours share one of the two operands
+        if work.operation == "dw":  # neighbours share one of the two operands
+            cells = max(1, bs // SMALL_DW_CELL) if tile.kernel == SM80_SMALL else 1
+            l2 = work.blocks * cells * batch * bs * size
         else:
             l2 = work.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)

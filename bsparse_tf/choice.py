@@ -45,8 +45,8 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
     "TF32 of 4",
-    "not the Hopper family: with TF32 that is for dense products of 2^29 multiplications and more, "
-    "since smaller ones are computed more exactly otherwise",
+    "not the Hopper family: with TF32 that is for batches up to 128, or for dense products of 2^29 "
+    "multiplications and more, since smaller ones are computed more exactly otherwise",
 )
 
 # Why one of a family's kernels and not another.
@@ -63,8 +63,8 @@ _SMALL_TF32_REASON = (
 )
 
 _SMALL_DW_REASON = (
-    "the small variant: with so few batch entries operands go from memory to registers, as many at once "
-    "as these hold"
+    "yet the small variant of every GPU: with so few batch entries operands go from memory to registers, "
+    "as many at once as these hold"
 )
 
 _CLUSTER_REASON = (
@@ -137,7 +137,7 @@ class Tile:
       entry_blocks, column_blocks: neighbouring blocks that an entry, and a column, are made of; of
         tiles of dw an entry is what one product computes.
       packed: whether the kernel takes weights packed in the order of their use.
-      block_cells: of tiles of dw: cells along each side of a block, counted as blocks.
+      block_cells: of streams and tiles of dw: cells along each side of a block, counted as blocks.
       chunk_blocks: of tiles of dw: blocks side by side that are loaded together.
       chunks: of those, a multiprocessor's, of inputs and of outputs, at most.
     """

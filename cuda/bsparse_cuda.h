@@ -70,7 +70,8 @@ typedef struct {
   int32_t is_dw;
   bsparse_float32_math float32_math;
   int32_t gated;    // a gate will be given
-  int32_t aligned;  // activations, a residual among them, lie at multiples of 16 bytes
+  int32_t aligned;  // activations, a residual among them, lie at multiples of 16 bytes; of several pairs with
+                    // features first also every batch is a multiple of 16 bytes
   int32_t num_pairs;  // of dw
   float density;    // stored blocks over all blocks
   int64_t batch;  // of all pairs
@@ -211,7 +212,7 @@ typedef struct {
   bsparse_float32_math float32_math;
   int64_t batch;
   int32_t settled;  // bsparse_settled bits: what may be read while the kernel before still runs
-  int32_t max_ctas; // that a kernel of the union families may run at once; 0: as many as fit
+  int32_t max_ctas; // that a kernel whose CTAs take work in turn may run at once; 0: as many as fit
   const void* x;
   const void* w;         // (blocks, block_size, block_size), already scaled by the gate
   const float* gate;     // (blocks) or null: blocks whose gate is 0 are skipped

@@ -1,5 +1,6 @@
 #include "cuda/choose_kernel.h"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/check.h"
@@ -31,7 +32,7 @@ bool is_stream(const bsparse_tile_request& request) {
 }
 
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
-// two to four times as much, which from here on cuBLAS's do, too. `sm80 small` adds outside of them.
+// two to four times as much, which from here on cuBLAS's do, too. `sm80 small` and streams add outside of them.
 bool is_small_tf32_product(const bsparse_tile_request& request) {
   constexpr double kLarge = 512.0 * 1024 * 1024;
   const double bs = request.block_size;
@@ -66,8 +67,12 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
 bool is_small_dw(const bsparse_tile_request& request) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int>(element_size(request.dtype));
-  if (request.batch <= 0 || request.batch > small_dw_batch(request.feature_axis, size)) return false;
-  return request.aligned && (request.feature_axis == 1 || request.batch * size % 16 == 0);
+  const int64_t most = small_dw_batch(request.feature_axis, size, request.density);
+  if (request.batch <= 0 || request.batch > most) return false;
+  const int64_t features =
+      int64_t{std::max(request.in_blocks, request.out_blocks)} * request.block_size;
+  return request.aligned && (request.feature_axis == 1 || request.batch * size % 16 == 0) &&
+         small_dw_counts(features, request.batch + 7, size);
 }
 
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
@@ -93,7 +98,8 @@ Choice choose_kernel(const bsparse_tile_request& request, int compute_capability
   Choice choice{};
   choice.hopper = why_hopper(request, compute_capability);
   const bool hopper = choice.hopper == BSPARSE_HOPPER_SUITS;
-  choice.seconds = product_seconds(request, hopper, hopper && is_stream(request));
+  const bool streams = hopper && is_stream(request);
+  choice.seconds = product_seconds(request, hopper, streams, request.is_dw && is_small_dw(request));
   choice.dense = why_dense(request, choice.seconds, assume_cublas);
   choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE
                                                           : sparse_family(request, hopper);

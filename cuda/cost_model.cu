@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cuda/check.h"
+#include "cuda/policy.cuh"
 #include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
@@ -68,6 +69,12 @@ constexpr double kDenseTf32[2][2] = {{330, 400}, {356, 256}};
 constexpr double kStreamRate16[5] = {1.1e13, 8e12, 8e12, 8e12, 8e12};
 constexpr double kStreamRateTf32[5] = {1, 5e12, 7e12, 7e12, 7e12};  // no streams of blocks of 8
 
+// The same of dw out of registers, 4096 x 4096 at a density of 0.25. [feature axis]
+constexpr double kSmallDwRate16[2][5] = {{9.5e12, 7e12, 7e12, 7e12, 7e12},
+                                         {6.5e12, 5e12, 4e12, 4e12, 4e12}};
+constexpr double kSmallDwRateTf32[2][5] = {{6.9e12, 5.6e12, 4.1e12, 4.1e12, 4.1e12},
+                                           {3.5e12, 2.9e12, 2.8e12, 2.8e12, 2.8e12}};
+
 // Bytes a second that copies reach.
 constexpr double kMemoryRate = 2.8e12;
 
@@ -107,7 +114,8 @@ double sparse_rate(const bsparse_tile_request& request, bool hopper, int row) {
 
 }  // namespace
 
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams) {
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams,
+                               bool small_dw) {
   int row = 0;
   while (8 << row < request.block_size) ++row;
   const int axis = request.feature_axis == 1 ? 1 : 0;
@@ -138,6 +146,12 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper,
     const double tiles = std::ceil(static_cast<double>(request.batch) / tile);
     kernel_seconds = density * elements * (x_elements + tiles) * size /
                      (request.dtype == BSPARSE_FLOAT32 ? kStreamRateTf32 : kStreamRate16)[row];
+  }
+  if (small_dw) {  // a block's x, or that of each of its cells: neighbours share dy
+    const double x_elements = request.batch / static_cast<double>(small_dw_cell(request.block_size));
+    kernel_seconds =
+        density * elements * x_elements * size /
+        (request.dtype == BSPARSE_FLOAT32 ? kSmallDwRateTf32 : kSmallDwRate16)[axis][row];
   }
   const double sparse =
       std::max(kernel_seconds, activations_seconds + blocks_seconds) + kLaunch;

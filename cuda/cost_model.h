@@ -11,8 +11,9 @@ struct ProductSeconds {
   double sparse, dense;
 };
 
-// `hopper`: whether Hopper's kernels suit it; `streams`: whether it would go by streams.
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams);
+// `hopper`: whether Hopper's kernels suit it; `streams` and `small_dw`: whether it would go by those kernels.
+ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams,
+                               bool small_dw);
 
 // Whether the dense matrix is worth its scratch memory.
 bool dense_is_faster(const ProductSeconds& seconds);

@@ -111,31 +111,51 @@ bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kern
   return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
 }
 
-// Units of cells or blocks wherever they lie, dealt to as many CTAs as run at once.
-bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& given,
-                            const Kernel& kernel, float* partials, cudaStream_t stream) {
-  Pairs pairs = given;
-  bsparse_status status = turn_pairs(args, kernel, &pairs, stream);
-  if (status != BSPARSE_OK) return status;
-  SmallMatmulDwParams params{};
+// What launch_small trusts in.
+bsparse_status check_small(const bsparse_matmul_dw_args& args, const Pairs& pairs) {
   const auto size = static_cast<int64_t>(element_size(args.dtype));
-  const bool features_first = args.feature_axis == 0 || turns_pairs(args);
-  params.in_features = static_cast<uint32_t>(args.in_blocks * args.block_size);
-  params.out_features = static_cast<uint32_t>(args.out_blocks * args.block_size);
-  // With features first chunks are counted in 32 bits, with features last bytes of four rows.
-  const int64_t features = std::max(params.in_features, params.out_features);
-  const int64_t most = features_first ? UINT32_MAX / features * 16 / size : UINT32_MAX;
-  for (size_t p = 0; p < pairs.size(); ++p) {
-    const bsparse_dw_pair& pair = pairs[p];
-    const bool whole_chunks = !features_first || pair.batch * size % 16 == 0;
-    if (!whole_chunks || !is_aligned(pair.x, 16) || !is_aligned(pair.dy, 16) || pair.batch > most ||
-        features > UINT32_MAX / 16) {
+  const bool turns = turns_pairs(args);
+  const int64_t features = int64_t{std::max(args.in_blocks, args.out_blocks)} * args.block_size;
+  for (const bsparse_dw_pair& pair : pairs) {
+    const int64_t batch = turns ? turned_row(pair.batch) : pair.batch;
+    const bool whole_rows = args.feature_axis == 1 || pair.batch * size % 16 == 0;
+    if (!whole_rows || !is_aligned(pair.x, 16) || !is_aligned(pair.dy, 16) ||
+        !small_dw_counts(features, batch, static_cast<int>(size))) {
       return fail(BSPARSE_INVALID_ARGUMENT,
                   "plan.kernel is %d; it wants x and dy in rows of 16 bytes or a multiple, and fewer than "
                   "2^32 of these, ask get_tile", args.plan.kernel);
     }
-    params.pairs[p] = {pair.x, pair.dy, static_cast<uint32_t>(pair.batch)};
   }
+  const int side = args.block_size / small_dw_cell(args.block_size);
+  if (int64_t{args.plan.num_blocks} * side * side > INT32_MAX) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "plan.num_blocks is %d; of blocks of %d expected at most %d",
+                args.plan.num_blocks, args.block_size, INT32_MAX / (side * side));
+  }
+  constexpr int kMaxSplits = 65535;  // of a grid's second dimension
+  if (args.plan.batch_splits > kMaxSplits) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "plan.batch_splits is %d; expected at most %d",
+                args.plan.batch_splits, kMaxSplits);
+  }
+  return BSPARSE_OK;
+}
+
+// Units of cells or blocks wherever they lie, dealt to as many CTAs as run at once.
+bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& given,
+                            const Kernel& kernel, float* partials, cudaStream_t stream) {
+  Pairs pairs = given;
+  bsparse_status status = check_small(args, pairs);
+  if (status == BSPARSE_OK) status = turn_pairs(args, kernel, &pairs, stream);
+  int32_t ctas = 0;
+  if (status == BSPARSE_OK) status = get_multiprocessors(&ctas);
+  if (status != BSPARSE_OK) return status;
+  ctas *= kSmallDwCtas;
+  if (args.max_ctas > 0) ctas = std::min(ctas, args.max_ctas);
+  SmallMatmulDwParams params{};
+  for (size_t p = 0; p < pairs.size(); ++p) {
+    params.pairs[p] = {pairs[p].x, pairs[p].dy, static_cast<uint32_t>(pairs[p].batch)};
+  }
+  params.in_features = static_cast<uint32_t>(args.in_blocks * args.block_size);
+  params.out_features = static_cast<uint32_t>(args.out_blocks * args.block_size);
   params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
   params.output = partials != nullptr ? DwOutput{partials, nullptr, nullptr, true} : dw_output(args);
   params.blocks = args.plan.blocks;
@@ -145,21 +165,13 @@ bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& giv
                     is_aligned(params.output.dw, 16);
   const int side = args.block_size / small_dw_cell(args.block_size);
   const int64_t cells = int64_t{args.plan.num_blocks} * side * side;
-  const int warps = kernel.threads / 32, unit_cells = kernel.blocks_per_cta / warps;
-  const int64_t units = (cells - 1) / unit_cells + 1;
-  if (cells > INT32_MAX) {
-    return fail(BSPARSE_INVALID_ARGUMENT, "plan.num_blocks is %d; of blocks of %d expected at most %d",
-                args.plan.num_blocks, args.block_size, INT32_MAX / (side * side));
-  }
+  const int64_t units = (cells - 1) / small_dw_unit_blocks(args.block_size) + 1;
   params.units = static_cast<uint32_t>(units);
-  int32_t sms = 0;
-  status = get_multiprocessors(&sms);
-  if (status != BSPARSE_OK) return status;
-  if (args.max_ctas > 0) sms = std::min(sms, args.max_ctas);
-  const auto ctas = static_cast<unsigned>(
-      std::min<int64_t>((units - 1) / warps + 1, int64_t{sms} * kSmallDwCtas));
+  const int warps = kernel.threads / 32;
   return launch(kernel, "launching a weight gradient",
-                dim3(ctas, static_cast<unsigned>(args.plan.batch_splits)), &params, stream);
+                dim3(static_cast<unsigned>(std::min<int64_t>((units - 1) / warps + 1, ctas)),
+                     static_cast<unsigned>(args.plan.batch_splits)),
+                &params, stream);
 }
 
 // One CTA for blocks wherever they lie.

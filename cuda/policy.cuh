@@ -66,10 +66,17 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
 }
 
 // Weight gradients of small batches (sm80_small_dw.cuh): up to so many batch entries of all pairs. From there on
-// tiles of the layout and Hopper's columns load less (docs/kernel-notes.md).
-constexpr int64_t small_dw_batch(int feature_axis, int element_size) {
+// tiles of the layout and Hopper's columns load less (docs/kernel-notes.md); with more than a quarter of the
+// blocks, where nothing was measured, they are taken to do so earlier.
+constexpr int64_t small_dw_batch(int feature_axis, int element_size, float density) {
   const int64_t batch = feature_axis == 0 ? 256 : 128;
-  return element_size == 4 ? batch / 4 : batch;
+  return batch / (element_size == 4 ? 4 : 1) / (density > 0.25f ? 4 : 1);
+}
+
+// `features`: the more of inputs and outputs. 16-byte pieces of rows, and bytes of four rows, are counted in 32 bits.
+constexpr bool small_dw_counts(int64_t features, int64_t batch, int element_size) {
+  const int64_t most = UINT32_MAX;
+  return features <= most / (4 * element_size) && batch <= most / features * 16 / element_size;
 }
 
 // Features along each side of what a warp computes at once: a block, or a cell of a larger one.
@@ -80,6 +87,9 @@ constexpr int small_dw_cell(int block_size) { return block_size < 32 ? block_siz
 constexpr bool small_dw_turns(int block_size, int feature_axis, int element_size) {
   return feature_axis == 1 && element_size == 2 && block_size <= 16;
 }
+
+// Blocks that a warp takes at once: of blocks of 8 two, as an operand has 16 features.
+constexpr int small_dw_unit_blocks(int block_size) { return block_size < 16 ? 16 / block_size : 1; }
 
 // As many warps as there are registers for the operands of a cell, and its sums.
 inline constexpr int kSmallDwCtas = 2;  // of an SM

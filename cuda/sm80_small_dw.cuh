@@ -13,6 +13,7 @@
 #ifndef BSPARSE_CUDA_SM80_SMALL_DW_CUH_
 #define BSPARSE_CUDA_SM80_SMALL_DW_CUH_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -39,7 +40,7 @@ struct SmallDwTraits {
   static constexpr int kWords = 8;
   static constexpr int kStageBatch = 4 * kWords * 4 / kElementBytes;
   // An operand of x has 16 features: of blocks of 8 those of two.
-  static constexpr int kUnitBlocks = kCell < 16 ? 16 / kCell : 1;
+  static constexpr int kUnitBlocks = small_dw_unit_blocks(kBlockSize);
   static constexpr int kRows = kCell * kUnitBlocks / 8;  // features of x that a lane has words of
   static constexpr int kColumns = kCell / 8;             // likewise, of dy
   static constexpr int kBlockRows = kRows / kUnitBlocks;
@@ -320,7 +321,7 @@ Kernel sm80_small_dw_entry() {
   using Traits = SmallDwTraits<Math, kBlockSize, kFeatureAxis>;
   return {.function = reinterpret_cast<const void*>(&sm80_small_dw_kernel<Traits>),
           .threads = 32 * Traits::kWarps,
-          .blocks_per_cta = Traits::kUnitBlocks * Traits::kWarps,
+          .blocks_per_cta = std::max(1, Traits::kUnitBlocks * Traits::kWarps / (Traits::kSide * Traits::kSide)),
           .depth = Traits::kStageBatch,
           .starts_early = true};
 }

@@ -199,7 +199,7 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
                                     cudaStream_t stream) {
   const int cell = stream_cell(args.block_size);
   const int64_t rows = int64_t{args.plan.num_blocks} * args.block_size;
-  if (rows > INT32_MAX || rows * (args.block_size / cell) / cell > INT32_MAX) {
+  if (rows > INT32_MAX) {
     return fail(BSPARSE_INVALID_ARGUMENT,
                 "plan.num_blocks is %d, with blocks of %d features; expected at most %d",
                 args.plan.num_blocks, args.block_size, INT32_MAX / args.block_size);
@@ -214,6 +214,10 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
   const MapType type = operand_type(args);
   const auto size = static_cast<int>(element_size(args.dtype));
   const bool turns = turns_stream_inputs(args);
+  if (turns && !is_aligned(args.x, 16)) {
+    return fail(BSPARSE_INVALID_ARGUMENT,
+                "plan.kernel is %d; it wants x at a multiple of 16 bytes, ask get_tile", args.plan.kernel);
+  }
   const auto box_bytes = [&](int batch) {
     return static_cast<uint32_t>(batch * cell * element_size(args.dtype));
   };

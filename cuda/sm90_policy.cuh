@@ -157,9 +157,9 @@ constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
 constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 
-// Up to a batch of 256, in TF32 128, streams were measured to be faster at any density, and up to twice that
-// where densities are low and union tiles too few to fill an H100 (docs/kernel-notes.md). A density of 0
-// is one that is not known.
+// Up to a batch of 256, in TF32 128, streams were measured to be faster but for a few cells at densities of 0.25, and up
+// to twice that where densities are low and union tiles too few to fill an H100 (docs/kernel-notes.md). A
+// density of 0 is one that is not known.
 constexpr bool streams(int64_t batch, float density, int64_t outputs, int element_size) {
   const int64_t always = element_size == 4 ? 128 : 256;
   if (batch <= always) return true;

@@ -67,7 +67,7 @@ struct Sm90MatmulTraits {
   // Large tiles in rounds, which leaves more room for the ring.
   static constexpr int kWidthY = kColumnFeatures < kLineBatch ? kColumnFeatures : kLineBatch;
   static constexpr int kRowBytesY = kWidthY * kSize;
-  static constexpr int kRoundBatch = kBatchTile < 256 / kSize ? kBatchTile : 256 / kSize;
+  static constexpr int kRoundBatch = 256 / kSize;
   static constexpr int kRounds = kBatchTile / kRoundBatch;
   static constexpr int kWidthsY = 64 / kWidthY;  // of a warpgroup
   static constexpr int kBoxesY = kFeatureAxis == 1 ? 1 : kRoundBatch / kLineBatch;  // of a width

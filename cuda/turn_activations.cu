@@ -8,7 +8,7 @@ namespace bsparse {
 namespace {
 
 // A warp turns a square of 32 by 32, in matrices of 8 by 8, so that it reads and writes 64 bytes of a row at
-// once, 16 a lane. In registers, as the product that waits for this takes all of shared memory.
+// once, 16 a lane. In registers, as the streams that wait for this take all of shared memory.
 constexpr int kWarps = 4;
 constexpr int kSide = 32;
 constexpr int kWords = 4;  // of 16 bytes

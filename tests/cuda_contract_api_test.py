@@ -45,13 +45,15 @@ def test_dense_products_inside_a_cuda_graph(kernels, transpose):
     assert all(torch.equal(*pair) for pair in zip(eager, replayed))
 
 
+@pytest.mark.parametrize("batch", (192, 640))  # streams and union tiles on Hopper
 @pytest.mark.parametrize("feature_axis", (0, 1))
-def test_products_inside_a_cuda_graph(kernels, feature_axis):
+def test_products_inside_a_cuda_graph(kernels, feature_axis, batch):
     layout = np.random.default_rng(0).random((6, 6)) < 0.5
-    x = torch.randn((192, 192), device="cuda").to(torch.bfloat16)
+    shape = (batch, 192) if feature_axis == 1 else (192, batch)
+    x = torch.randn(shape, device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 32, 32), device="cuda").to(torch.bfloat16)
     eager, replayed = torch.empty_like(x), torch.empty_like(x)
-    tile = kernels.tile("bfloat16", 32, 192, feature_axis=feature_axis, gated=True)
+    tile = kernels.tile("bfloat16", 32, batch, feature_axis=feature_axis, gated=True)
     plan = cuda.matmul_plan(layout, tile, segment=1)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
     calls = [kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
@@ -166,6 +168,25 @@ def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
     assert words in sentence, sentence
     torch.cuda.synchronize()
     check_matmul(kernels, "float32", 32, 1, False, 33)
+
+
+@pytest.mark.parametrize("block_size", (8, 16, 32))
+@pytest.mark.parametrize("is_dw", (False, True))
+def test_small_products_refuse_unaligned_memory(kernels, is_dw, block_size):
+    """Where activations with features last are turned round before, too."""
+    tile = kernels.tile("bfloat16", block_size, 64, is_dw=is_dw)
+    if tile.kernel not in (cuda.SM90_STREAM, cuda.SM80_SMALL):
+        pytest.skip("other kernels on this GPU")
+    layout, features = np.ones((2, 2), bool), 2 * block_size
+    x = torch.ones(64 * features + 1, dtype=torch.bfloat16, device="cuda")[1:].view(64, features)
+    y = torch.ones((64, features), dtype=torch.bfloat16, device="cuda")
+    w = torch.ones((4, block_size, block_size), dtype=torch.bfloat16, device="cuda")
+    case = ("bfloat16", block_size, 1, layout.shape)
+    call = (kernels.prepare_matmul_dw(*case, cuda.matmul_dw_plan(layout, tile), x, y, w) if is_dw
+            else kernels.prepare_matmul(*case, cuda.matmul_plan(layout, tile), x, w, y))
+    with pytest.raises(cuda.CudaError, match="16"):
+        call()
+    torch.cuda.synchronize()
 
 
 @pytest.mark.parametrize("is_dw", [False, True])

@@ -120,7 +120,7 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
 @pytest.mark.parametrize("activation", ("none", "relu", "gelu"))
 @pytest.mark.parametrize("feature_axis", (0, 1))
 @pytest.mark.parametrize("mode, block_size, batch", [
-    *(("bfloat16", *cell) for cell in ((16, 136), (32, 72), (32, 136), (64, 72))),
+    *(("bfloat16", *cell) for cell in ((16, 136), (32, 72), (64, 72), (16, 520), (32, 520), (64, 520))),
     *(("tf32", *cell) for cell in ((16, 136), (16, 96), (32, 136), (32, 96), (64, 136), (128, 96)))])
 def test_nan_and_inf_travel_as_in_a_dense_product(kernels, mode, block_size, batch, feature_axis,
                                                   activation):

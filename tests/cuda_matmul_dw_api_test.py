@@ -45,6 +45,29 @@ def test_matmul_dw_of_lists(kernels, mode, block_size, feature_axis):
 
 
 @pytest.mark.parametrize("mode, block_size, feature_axis",
+                         list(itertools.product(("bfloat16", "float16", "tf32"), BLOCK_SIZES, (0, 1))))
+def test_small_dw_whatever_the_policy_prefers(kernels, mode, block_size, feature_axis):
+    tile = kernels.tile(mode, block_size, 16, is_dw=True, feature_axis=feature_axis)
+    assert tile.kernel == cuda.SM80_SMALL
+    for seed, (batches, splits) in enumerate(itertools.product((*LISTS, (200, 136)), (1, 3))):
+        if feature_axis == 1 or all(n % 8 == 0 for n in batches):
+            check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, seed=seed,
+                                batch_splits=splits, tile=tile)
+    for batch in (8, 72, 264):
+        check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=batch, tile=tile)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis",
+                         list(itertools.product(("bfloat16", "float16"), (64, 128), (0, 1))))
+def test_lists_by_columns(kernels, mode, block_size, feature_axis):
+    tile = kernels.tile(mode, block_size, 4096, is_dw=True, feature_axis=feature_axis)
+    if tile.kernel != cuda.SM90:
+        pytest.skip("columns are for compute capability 9.0")
+    for seed, batches in enumerate(((40, 0, 16, 72), (8, 24) * 4, (64,) * 8)):
+        check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, seed=seed, tile=tile)
+
+
+@pytest.mark.parametrize("mode, block_size, feature_axis",
                          list(itertools.product(MODES, BLOCK_SIZES, (0, 1))))
 def test_matmul_dw_by_the_dense_matrix(kernels, mode, block_size, feature_axis):
     for seed, (use_gate, float_output) in enumerate(itertools.product((False, True), repeat=2)):

@@ -163,9 +163,9 @@ def main():
     parser.add_argument("--feature-axis", type=int, nargs="*", default=[0, 1], choices=[0, 1])
     parser.add_argument("--ctas", type=int, nargs="*", default=[1, 2, 4],
                         help="of a cluster, where kernels have some")
-    # Three batch tiles of 256, the last nearly empty; more stages than a ring has. Of batches that are a
-    # multiple of 64 a tile of x with features first is one copy.
-    parser.add_argument("--batch", type=int, nargs="*", default=[520, 576])
+    # Kernels of small batches; three batch tiles of 256, the last nearly empty, and more stages than a ring
+    # has. Of batches that are a multiple of 64 a tile of x with features first is one copy.
+    parser.add_argument("--batch", type=int, nargs="*", default=[32, 200, 520, 576])
     parser.add_argument("--only", choices=["matmul", "dw"])
     args = parser.parse_args()
     driver = Driver()

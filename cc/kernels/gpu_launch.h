@@ -39,8 +39,8 @@ struct GpuProduct {
   int num_pairs = 1;  // of dw
 };
 
-// With features first the copy engine wants batches that are multiples of 8. The library sees to one
-// pair's itself, and says so; of several it is told their sum.
+// With features first copy engines, and loads of 16 bytes, want batches that are multiples of 8. The library
+// sees to one pair's itself, and says so; of several it is told their sum.
 constexpr bool BatchIsAligned(int64_t batch, int num_pairs, int feature_axis) {
   return num_pairs == 1 || feature_axis == 1 || batch % 8 == 0;
 }
