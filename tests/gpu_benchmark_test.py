@@ -153,6 +153,17 @@ def test_column_kernels_read_both_operands_of_every_block():
     assert read == 10 * 2 * (256 * 32 + 32**2) * 2  # blocks, batch tiles, bytes
 
 
+def test_kernels_of_small_batches_read_x_for_every_cell_of_a_large_block():
+    slow_l2 = gpu_limits.Rates(l2_shared_2=1.0)
+    small, large = work(operation="dw"), work(operation="dw", block_size=128)
+    read = [gpu_limits.modelled_seconds(slow_l2, each, tile(cuda.SM80_SMALL)) for each in (small, large)]
+    assert read == [10 * 512 * 32 * 2, 16 * 10 * 512 * 32 * 2]
+    cells = tile(cuda.SM90_STREAM, batch_tile=64)
+    cells.block_cells = 4
+    streamed = gpu_limits.modelled_seconds(slow_l2, work(block_size=128), cells)
+    assert streamed == 10 * (4 * 512 * 128 + 8 * 128**2) * 2
+
+
 def test_union_kernels_read_x_once_an_entry_and_pad_to_shared_columns():
     entries = np.int32([[0, 1, 0, -1, 1, -1, -1, -1], [1, 1, 2, 3, -1, -1, -1, -1]])
     four = tile(cuda.SM90, columns=4, shared=2)
