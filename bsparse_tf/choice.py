@@ -63,7 +63,7 @@ _SMALL_TF32_REASON = (
 )
 
 _SMALL_DW_REASON = (
-    "yet the small variant of every GPU: with so few batch entries operands go from memory to registers, "
+    "the small variant, which all GPUs have: with so few batch entries operands go from memory to registers, "
     "as many at once as these hold"
 )
 

@@ -63,7 +63,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   return BSPARSE_HOPPER_SUITS;
 }
 
-// Rows of x and dy are read 16 bytes at once.
+// Rows of x and dy are read 16 bytes at once. Turned round a row has up to 7 entries more.
 bool is_small_dw(const bsparse_tile_request& request) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int>(element_size(request.dtype));

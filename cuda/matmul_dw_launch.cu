@@ -77,7 +77,6 @@ size_t turned_offset(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
 }
 
 size_t turned_bytes(const bsparse_matmul_dw_args& args, const Pairs& pairs) {
-  if (!turns_pairs(args)) return 0;
   int64_t entries = 0;
   for (const bsparse_dw_pair& pair : pairs) entries += turned_row(pair.batch);
   const int64_t features = (int64_t{args.in_blocks} + args.out_blocks) * args.block_size;
@@ -314,6 +313,7 @@ DwOutput dw_output(const bsparse_matmul_dw_args& args) {
 }
 
 size_t matmul_dw_workspace_bytes(const bsparse_matmul_dw_args& args, const Kernel& kernel) {
+  if (!turns_pairs(args)) return static_cast<size_t>(partial_floats(args, kernel)) * sizeof(float);
   const Pairs pairs = filled_pairs(args);
   size_t turned = 0;
   for (size_t first = 0; first < pairs.size(); first += kMaxPairs) {

@@ -52,7 +52,8 @@ int64_t turned_row(int64_t batch) { return (batch + 7) / 8 * 8; }
 
 MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const bool streams = args.plan.kernel == BSPARSE_SM90_STREAM;
-  const int64_t tile = streams ? stream_batch_tile(args.batch, static_cast<int>(element_size(args.dtype))) : 1;
+  const auto size = static_cast<int>(element_size(args.dtype));
+  const int64_t tile = streams ? stream_batch_tile(args.batch, size) : 1;
   const int64_t tiles = (args.batch + tile - 1) / tile;
   const auto partials = static_cast<size_t>(tiles) * args.plan.num_partials;
   const size_t partial = tile * args.plan.columns *

@@ -90,30 +90,32 @@ __device__ __forceinline__ void store_column(typename Traits::Sum& sum,
   }
   if constexpr (Traits::kSize == 4) {
     stage_words<Traits>(sum, params.adds_residual, staging);
-  } else for_each_four_matrices<Traits>(sum, staging, [&](uint32_t place, float* piece, float* next) {
-    uint32_t words[4];
-    const auto value_of = [&](int q) { return (q < 2 ? piece : next) + 2 * (q % 2); };
-    // Only this warp reads here, and overwrites what it has read.
-    if (params.adds_residual) {
-      if constexpr (Traits::kFeatureAxis == 1) {
-        ptx::ldmatrix_x4(words, place);
-      } else {
-        ptx::ldmatrix_x4_trans(words, place);
+  } else {
+    for_each_four_matrices<Traits>(sum, staging, [&](uint32_t place, float* piece, float* next) {
+      uint32_t words[4];
+      const auto value_of = [&](int q) { return (q < 2 ? piece : next) + 2 * (q % 2); };
+      // Only this warp reads here, and overwrites what it has read.
+      if (params.adds_residual) {
+        if constexpr (Traits::kFeatureAxis == 1) {
+          ptx::ldmatrix_x4(words, place);
+        } else {
+          ptx::ldmatrix_x4_trans(words, place);
+        }
+#pragma unroll
+        for (int q = 0; q < kMatrices; ++q) add_pair<Element>(value_of(q)[0], value_of(q)[1], words[q]);
       }
 #pragma unroll
-      for (int q = 0; q < kMatrices; ++q) add_pair<Element>(value_of(q)[0], value_of(q)[1], words[q]);
-    }
-#pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      const auto pair = make_pair<Element>(value_of(q)[0], value_of(q)[1]);
-      words[q] = reinterpret_cast<const uint32_t&>(pair);
-    }
-    if constexpr (Traits::kFeatureAxis == 1) {
-      ptx::stmatrix_x4(place, words);
-    } else {
-      ptx::stmatrix_x4_trans(place, words);
-    }
-  });
+      for (int q = 0; q < 4; ++q) {
+        const auto pair = make_pair<Element>(value_of(q)[0], value_of(q)[1]);
+        words[q] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      if constexpr (Traits::kFeatureAxis == 1) {
+        ptx::stmatrix_x4(place, words);
+      } else {
+        ptx::stmatrix_x4_trans(place, words);
+      }
+    });
+  }
   ptx::fence_async_proxy();
   __syncwarp();
   if (lane == 0) {
