@@ -7,7 +7,7 @@ import numpy as np
 from cuda_binding import torch
 
 FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream",
-            "sm90 dw tiles")
+            "sm90 dw tiles", "sm90 sweep")
 # Against float64, in errors of the dense product of the same precision: the package's own rule.
 ALLOWED_ERROR = {"fprop": 2.0, "dx": 2.0, "dw": 3.0}
 
@@ -95,7 +95,9 @@ class Cell:
         kernels, device = self.kernels, self.kernels.device()
         blocks = self.layout.shape[::-1] if operation == "dx" else self.layout.shape
         asked = dict(is_dw=operation == "dw", feature_axis=self.feature_axis, blocks=blocks,
-                     density=self.layout.mean())
+                     density=self.layout.mean(),
+                     union_density=self.planner.union_density(
+                         self.layout, self.block_size, operation == "dx"))
         request = kernels.request(self.dtype, self.block_size, self.batch, **asked)
         choice, tile = kernels.explain(request), kernels.tile_of(request)
         if operation == "dw":

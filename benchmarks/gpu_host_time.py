@@ -24,9 +24,9 @@ FEATURES = 512
 # name -> (block size, feature axis, batch), by the kernels that they go through on Hopper.
 CASES = {
     "stream": (32, 1, 32),
-    "union, features last": (32, 1, 256),
-    "union, features first": (64, 0, 256),
-    "sm80": (8, 1, 256),
+    "union, features last": (32, 1, 640),
+    "union, features first": (64, 0, 640),
+    "sweep": (8, 1, 25344),
 }
 
 

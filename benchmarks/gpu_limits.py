@@ -1,8 +1,10 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
-The limit is the slowest of four: the tensor cores, L2 reads of what the plan loads, the rows that these
-come in, and every byte once through memory. For the Hopper kernels the second is the x tiles that
-the CTAs of an item read, and those that they are sent, and products are padded to 64 outputs; for
+The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that these
+come in, and every byte once through memory; of sweeps also reads of shared memory, where every block finds its x
+and, for every batch tile, its weights. For union tiles the second is the x tiles that
+the CTAs of an item read, and those that they are sent, and products are padded to 64 outputs; for sweeps all of x that an
+item uses; for
 the others both operands of every block, at the rate that sharing neighbours see; for the dense
 product the tensor cores' rate.
 
@@ -18,7 +20,8 @@ import json
 import pathlib
 
 import numpy as np
-from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM
+from cuda_binding import (DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM, SM90_SWEEP,
+                          SWEEP_STAGE_WORDS)
 
 SMALL_DW_CELL = 32  # features of a block that a warp of small dw takes at once
 SHORT_ROW = 32  # bytes
@@ -38,6 +41,7 @@ class Rates:
     l2_multicast_2: float = 14.4e12  # delivered, copies to both CTAs of a cluster
     l2_multicast_4: float = 17.1e12  # to all four of one
     tma_rows_32: float = 1.257e11  # rows of 32 bytes that copy engines take
+    shared: float = 29.7e12  # of shared memory: 128 bytes a cycle, 132 multiprocessors, 1.755 GHz; not measured
     dram: float = 3.0e12
     mma_sync_bf16: float = 620e12
     mma_sync_tf32: float = 310e12
@@ -130,6 +134,16 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         read = (inputs / ctas + outputs) * chunk / rates.l2
         delivered = (inputs + outputs) * chunk / rates.delivered(ctas)
         return max(work.flops / rates.mma_sync(work.dtype), read, delivered, dram)
+    if tile.kernel == SM90_SWEEP:
+        stages = entries.reshape(-1, tile.columns // tile.cta_columns, SWEEP_STAGE_WORDS)
+        box_bytes = 64 * batch * size
+        boxes = int((stages[:, 0, 1] >> 16).sum())
+        weights = work.blocks * tiles * bs**2 * size
+        read = (boxes * box_bytes + weights) / rates.l2
+        delivered = boxes * stages.shape[1] * box_bytes + weights
+        delivered /= rates.delivered(stages.shape[1])
+        operands = (work.blocks * batch * bs * size + weights) / rates.shared
+        return max(work.flops / rates.mma_sync(work.dtype), read, delivered, operands, dram)
     if work.operation == "dw":
         l2 = (work.blocks + num_items) * batch * bs * size
         rows = (work.blocks + num_items) * _short_activation_rows(work, tile) / rates.tma_rows_32

@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from bsparse_tf import argument_checks as checks
@@ -21,7 +22,7 @@ GPU_DTYPES = ("float32", "float16", "bfloat16")  # in the order of the C enumera
 SM_COUNTS = {80: 108, 90: 132}
 
 # By the number of the C enumeration bsparse_kernel.
-FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream", "sm90 dw tiles")
+FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream", "sm90 dw tiles", "sm90 sweep")
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
@@ -54,6 +55,8 @@ _VARIANT_REASONS = {
     "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
+    "sm90 sweep": "sweeps over x: small blocks of low density would fill the tensor cores' tiles with zeros; "
+    "here all of x passes by many output columns, and only stored blocks are multiplied",
     "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",
 }
 
@@ -86,6 +89,7 @@ class _Request(ctypes.Structure):  # bsparse_tile_request
         ("aligned", ctypes.c_int32),
         ("num_pairs", ctypes.c_int32),
         ("density", ctypes.c_float),
+        ("union_density", ctypes.c_float),
         ("batch", ctypes.c_int64),
     ]
 
@@ -138,8 +142,9 @@ class Tile:
         tiles of dw an entry is what one product computes.
       packed: whether the kernel takes weights packed in the order of their use.
       block_cells: of streams and tiles of dw: cells along each side of a block, counted as blocks.
-      chunk_blocks: of tiles of dw: blocks side by side that are loaded together.
-      chunks: of those, a multiprocessor's, of inputs and of outputs, at most.
+      chunk_blocks: of tiles of dw and sweeps: blocks side by side that are loaded together.
+      chunks: of those, a multiprocessor's, of inputs and of outputs, at most; of sweeps: KiB that a
+        stage should have at most.
     """
 
     batch_tile: int
@@ -219,9 +224,21 @@ def choose(
         aligned=bool(aligned),
         num_pairs=1,
         density=matmul.density,
+        union_density=_union_density(matmul, product == "dx"),
         batch=int(batch),
     )
     return _choose_gpu(request, _Device(sm_count or 0, capability))
+
+
+def _union_density(matmul, transpose):
+    """How full the tiles of several columns would be (cc/plan/union_density.h)."""
+    function = ctypes.CDLL(native.ops_library_path()).bsparse_plan_union_density
+    function.restype = ctypes.c_double
+    coords = np.ascontiguousarray(matmul.coords, np.int32)
+    return function(
+        ctypes.c_void_p(coords.ctypes.data), ctypes.c_int64(len(coords)), ctypes.c_int32(matmul.CB),
+        ctypes.c_int32(matmul.KB), ctypes.c_int32(transpose), ctypes.c_int32(matmul.block_size),
+    )
 
 
 def _has_gpu():

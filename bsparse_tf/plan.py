@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bsparse_tf import choice as choices
 from bsparse_tf import gpu_plans
-from bsparse_tf.gpu_plans import MatmulDwPlan, MatmulPlan, StreamPlan
+from bsparse_tf.gpu_plans import MatmulDwPlan, MatmulPlan, StreamPlan, SweepPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Explanation:
     Attributes:
       subject: the product in words.
       choice: a `bsparse_tf.choice.Choice`: kernel, family, tile, modelled times, reasons.
-      plan: a :class:`MatmulPlan` or a :class:`StreamPlan`, of dw a :class:`MatmulDwPlan`; None
-        where nothing is cut ahead: on a CPU, for the dense matrix, for an empty batch.
+      plan: a :class:`MatmulPlan`, a :class:`StreamPlan` or a :class:`SweepPlan`, of dw a
+        :class:`MatmulDwPlan`; None where nothing is cut ahead: on a CPU, for the dense matrix, for an
+        empty batch.
     """
 
     subject: str
     choice: choices.Choice
-    plan: MatmulPlan | StreamPlan | MatmulDwPlan | None
+    plan: MatmulPlan | StreamPlan | SweepPlan | MatmulDwPlan | None
 
     def __str__(self):
         choice = self.choice
@@ -127,6 +128,10 @@ def _plan_of(matmul, batch, product, made):
     if made.family == gpu_plans.STREAM:
         return gpu_plans.stream_plan(*layout, entry_blocks=tile.entry_blocks,
                                      block_cells=tile.block_cells, **options)
+    if made.family == gpu_plans.SWEEP:
+        return gpu_plans.sweep_plan(*layout, columns=tile.columns, cta_columns=tile.cta_columns,
+                                    chunk_blocks=tile.chunk_blocks, chunks=tile.chunks,
+                                    column_blocks=tile.column_blocks, **options)
     return gpu_plans.matmul_plan(*layout, family=made.family, columns=tile.columns,
                                  cta_columns=tile.cta_columns, shared_columns=tile.shared_columns,
                                  entry_blocks=tile.entry_blocks,

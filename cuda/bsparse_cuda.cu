@@ -85,6 +85,21 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
             batch_ranges(family, request), 1, 1, 0, 0, 0, 0};
   }
+  if (family == BSPARSE_SM90_SWEEP) {
+    const int64_t outputs = int64_t{request.out_blocks} * request.block_size;
+    return {.kernel = family,
+            .batch_tile = kernel.batch_tile,
+            .ctas_per_sm = ctas,
+            .columns = (outputs > kSweepOutputs ? kSweepCtas : 1) * kernel.columns,
+            .cta_columns = kernel.columns,
+            .shared_columns = 1,
+            .entry_blocks = 1,
+            .column_blocks = kernel.column_blocks,
+            .packed = kernel.packs,
+            .block_cells = 0,
+            .chunk_blocks = kernel.box_features / request.block_size,
+            .chunks = kSweepRingBytes / sweep_stages(request.density) / 1024};
+  }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
     cluster = union_ctas(
@@ -137,10 +152,9 @@ bsparse_status get_tile(const bsparse_tile_request* requested, const bsparse_dev
 void write_name(bsparse_kernel family, const char* product, const char* math, int block_size,
                 int batch_tile, char* name, size_t size) {
   if (family == BSPARSE_SM90_STREAM) product = "stream";
+  if (family == BSPARSE_SM90_SWEEP) product = "sweep";
   if (family == BSPARSE_SM90_DW_TILES) product = "dw_tiles";
-  const bool hopper = is_union(family) || family == BSPARSE_SM90_STREAM ||
-                      family == BSPARSE_SM90_DW_TILES;
-  const char* const gpu = hopper ? "sm90" : "sm80";
+  const char* const gpu = is_hopper(family) ? "sm90" : "sm80";
   std::snprintf(name, size, "%s_%s<%s,%d,%d>", gpu, product, math, block_size, batch_tile);
 }
 
@@ -189,6 +203,8 @@ bsparse_status matmul(const bsparse_matmul_args* given, void* stream_pointer) {
     status = launch_union_matmul(args, kernel, stream);
   } else if (args.plan.kernel == BSPARSE_SM90_STREAM) {
     status = launch_stream_matmul(args, kernel, stream);
+  } else if (args.plan.kernel == BSPARSE_SM90_SWEEP) {
+    status = launch_sweep_matmul(args, kernel, stream);
   } else {
     status = launch_column_matmul(args, kernel, stream);
   }

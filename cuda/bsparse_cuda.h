@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 13
+#define BSPARSE_CUDA_API_VERSION 14
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -59,6 +59,7 @@ typedef enum {
   BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16 bit and TF32: every CTA an equal list of blocks
   BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks and in TF32, sm_90: tiles of the layout
+  BSPARSE_SM90_SWEEP = 6,  // blocks of 8 and 16 of low density, sm_90, 16 bit: all of x passes by many columns
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -74,6 +75,8 @@ typedef struct {
                     // features first also every batch is a multiple of 16 bytes
   int32_t num_pairs;  // of dw
   float density;    // stored blocks over all blocks
+  float union_density;  // of blocks of 8 and 16: what union tiles multiply of a dense product, 16 inputs by 64
+                        // outputs of columns that have much in common; 0 if unknown
   int64_t batch;  // of all pairs
 } bsparse_tile_request;
 
@@ -94,8 +97,10 @@ typedef struct {
   int32_t packed;  // the plan says in which order weight blocks are packed
   int32_t block_cells;   // of BSPARSE_SM90_STREAM and BSPARSE_SM90_DW_TILES: cells along each side of
                          // a block, which the plan and what follows count as blocks
-  int32_t chunk_blocks;  // of BSPARSE_SM90_DW_TILES: blocks side by side that are loaded together
-  int32_t chunks;        // of those, a CTA's of x and of dy, at most
+  int32_t chunk_blocks;  // of BSPARSE_SM90_DW_TILES and BSPARSE_SM90_SWEEP: blocks side by side that are
+                         // loaded together
+  int32_t chunks;        // of those, a CTA's of x and of dy, at most; of BSPARSE_SM90_SWEEP: KiB that a
+                         // stage should have at most
 } bsparse_tile;
 
 // Why a product is or is not computed by way of the dense matrix.
@@ -148,6 +153,25 @@ enum {
   BSPARSE_SMALL_STAGE_BYTES = 6144,
 };
 
+// Of BSPARSE_SM90_SWEEP: a box of x, the boxes of a stage at most, and the bytes that a stage has for a record.
+enum {
+  BSPARSE_SWEEP_BOX_FEATURES = 64,
+  BSPARSE_SWEEP_BOX_BYTES = 8192,
+  BSPARSE_SWEEP_BOXES = 8,
+  BSPARSE_SWEEP_RECORD_BYTES = 1024,
+  BSPARSE_SWEEP_HEADER_BYTES = 8,
+  BSPARSE_SWEEP_STAGE_WORDS = 8,
+  BSPARSE_SWEEP_WARPS = 16,
+};
+
+// Places of the order of so many packed blocks of BSPARSE_SM90_SWEEP: it is filled up to a multiple of 4.
+#ifdef __cplusplus
+constexpr
+#endif
+static inline int64_t bsparse_sweep_order(int32_t num_packed) {
+  return ((int64_t)num_packed + 3) / 4 * 4;
+}
+
 // The work of y = x W, cut into items. Tables are int32 in device memory, row-major.
 // An item is a group of output block columns, or a segment of a long one: y[column] (or a partial
 // of it) = sum over entries [first, last) of x[in_block] w[weight_block of the column]. BSPARSE_DENSE
@@ -174,6 +198,16 @@ enum {
 // split), to which the partials are added. So a CTA waits only for CTAs that were started before it. A
 // list has at most one such share, at its end. Blocks of 64 and 128 are cells of 32 here, numbered along the
 // rows of one stored block after the other.
+//
+// BSPARSE_SM90_SWEEP has items of one or more CTAs, `cta_columns` output columns each, those of a warp side by
+// side in `groups`. Its entries are stages: boxes of BSPARSE_SWEEP_BOX_FEATURES features of x, which all CTAs of
+// the item take, and of each CTA the blocks that it has there. (num_entries, CTAs, BSPARSE_SWEEP_STAGE_WORDS):
+// where this CTA's record begins, in pieces of 16 bytes; the pieces it has, and in the upper half the number of
+// boxes; of its blocks in the order below the first, and their number; the numbers of the boxes, two in a word.
+// Behind all stages comes that order: num_packed weight blocks, and -1 up to a multiple of 4. Behind it the
+// records: of each warp a header, of two words: the blocks of each of its columns, a byte each; the first of its
+// blocks (16 bits), and the boxes (16 bits); then of each block where its input lies in the boxes, in blocks, a
+// byte each. A warp's blocks come by column. The group of an item is its number, and it has at least one stage.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group
@@ -182,8 +216,8 @@ typedef struct {
   int32_t num_partials;    // items of those groups; each writes one float32 partial
   int32_t num_entries;
   int32_t num_blocks;      // stored blocks
-  int32_t num_packed;      // squares of packed weights
-  int32_t stage_squares;   // of them, the most that a CTA has in a stage
+  int32_t num_packed;      // squares of packed weights, or blocks of BSPARSE_SM90_SWEEP
+  int32_t fullest_stage;   // of squares, the most that a CTA has in a stage; of BSPARSE_SM90_SWEEP its KiB
   const int32_t* items;    // (num_items, 4): group, first entry, end of entries, partial or -1;
                            // heaviest first; a group without entries is an item with none
   const int32_t* entries;  // (num_entries, 2): in_block, weight_block; by group, then in_block;

@@ -3,12 +3,15 @@
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
 #include "cuda/sm90_dw_tiles_policy.cuh"
+#include "cuda/sm90_policy.cuh"
 
 namespace bsparse {
 namespace {
 
-// Of a group, in any kernel.
-constexpr int kMaxColumns = 64;
+// Of a group.
+int max_columns(int32_t family) {
+  return family == BSPARSE_SM90_SWEEP ? kSweepCtas * kSweepOutputs / 8 : 64;
+}
 
 // What matmul and dw have in common.
 template <class Args>
@@ -30,6 +33,15 @@ bsparse_status check_batch(const Args& args, int64_t batch, const char* out) {
   RETURN_IF_FAILED(check_range("batch", batch, 0, INT64_MAX));
   RETURN_IF_FAILED(check_size("x", batch, args.in_blocks, args.block_size, 4));
   return check_size(out, batch, args.out_blocks, args.block_size, 4);
+}
+
+// Groups are items, nothing is split, and every stored block is packed.
+bsparse_status check_sweep(const bsparse_matmul_plan& plan, int32_t groups) {
+  RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, groups, groups));
+  RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, 0));
+  RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0, 0));
+  RETURN_IF_FAILED(check_range("plan.num_entries", plan.num_entries, groups, INT32_MAX));
+  return check_range("plan.num_packed", plan.num_packed, plan.num_blocks, plan.num_blocks);
 }
 
 }  // namespace
@@ -83,7 +95,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   RETURN_IF_FAILED(check_range("activation", args.activation, BSPARSE_ACTIVATION_NONE,
                                BSPARSE_ACTIVATION_GELU));
   const bsparse_matmul_plan& plan = args.plan;
-  RETURN_IF_FAILED(check_range("plan.columns", plan.columns, 1, kMaxColumns));
+  RETURN_IF_FAILED(check_range("plan.columns", plan.columns, 1, max_columns(plan.kernel)));
   const bool streams = plan.kernel == BSPARSE_SM90_STREAM;
   const int32_t width = column_features(plan.kernel, args.block_size);
   const int64_t group_features = int64_t{plan.columns} * width;
@@ -97,7 +109,10 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
                                INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_blocks", plan.num_blocks, 0, INT32_MAX));
   RETURN_IF_FAILED(check_range("plan.num_packed", plan.num_packed, 0, plan.num_blocks));
-  RETURN_IF_FAILED(check_range("plan.stage_squares", plan.stage_squares, plan.num_packed > 0, 32));
+  const bool sweeps = plan.kernel == BSPARSE_SM90_SWEEP;
+  RETURN_IF_FAILED(check_range("plan.fullest_stage", plan.fullest_stage,
+                               sweeps || plan.num_packed > 0, sweeps ? kMaxSweepStageKib : 32));
+  if (sweeps) RETURN_IF_FAILED(check_sweep(plan, groups));
   RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
                               group_features, sizeof(float)));
   if (args.batch == 0) return BSPARSE_OK;
@@ -114,7 +129,9 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   }
   // A layout without blocks has no w and no entries.
   if (args.w != nullptr) RETURN_IF_FAILED(check_pointer("w", args.w, 16));
-  if (plan.entries != nullptr) RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, 8));
+  if (sweeps || plan.entries != nullptr) {
+    RETURN_IF_FAILED(check_pointer("plan.entries", plan.entries, sweeps ? 16 : 8));
+  }
   if (plan.num_splits > 0) RETURN_IF_FAILED(check_pointer("plan.splits", plan.splits, 4));
   if (plan.columns > 1 || is_union(plan.kernel)) {
     RETURN_IF_FAILED(check_pointer("plan.groups", plan.groups, 4));

@@ -31,6 +31,14 @@ bool is_stream(const bsparse_tile_request& request) {
                  size);
 }
 
+bool is_sweep(const bsparse_tile_request& request) {
+  return !request.is_dw && !is_stream(request) &&
+         may_sweep(request.block_size, static_cast<int>(element_size(request.dtype)),
+                   int64_t{request.in_blocks} * request.block_size,
+                   int64_t{request.out_blocks} * request.block_size, request.batch) &&
+         sweep_is_faster(request);
+}
+
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
 // two to four times as much, which from here on cuBLAS's do, too. `sm80 small` and streams add outside of them.
 bool is_small_tf32_product(const bsparse_tile_request& request) {
@@ -88,6 +96,7 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
     return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL
                                                                           : BSPARSE_SM80;
   }
+  if (is_sweep(request)) return BSPARSE_SM90_SWEEP;
   return is_stream(request) ? BSPARSE_SM90_STREAM : BSPARSE_SM90;
 }
 
@@ -98,11 +107,10 @@ Choice choose_kernel(const bsparse_tile_request& request, int compute_capability
   Choice choice{};
   choice.hopper = why_hopper(request, compute_capability);
   const bool hopper = choice.hopper == BSPARSE_HOPPER_SUITS;
-  const bool streams = hopper && is_stream(request);
-  choice.seconds = product_seconds(request, hopper, streams, request.is_dw && is_small_dw(request));
+  const bsparse_kernel sparse = sparse_family(request, hopper);
+  choice.seconds = product_seconds(request, sparse);
   choice.dense = why_dense(request, choice.seconds, assume_cublas);
-  choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE
-                                                          : sparse_family(request, hopper);
+  choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE : sparse;
   return choice;
 }
 

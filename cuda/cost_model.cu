@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cuda/check.h"
+#include "cuda/kernel_table.h"
 #include "cuda/policy.cuh"
 #include "cuda/sm90_policy.cuh"
 
@@ -32,6 +33,18 @@ constexpr Rates kMatmul16[5][2] = {
     {{{345, 455, 660}}, {{345, 455, 660}}},
     {{{390, 505, 660}}, {{390, 505, 660}}},
 };
+// Microseconds of products of 2^40 FLOP at density 1, C = K = N = 8192, on an H200: lines fitted to what uniform random
+// layouts of densities from 0.01 to 0.2 took. [block size 8, 16]
+struct Line {
+  double at_0, slope;
+  constexpr double at(double x) const { return at_0 + slope * x; }
+};
+// Of a sweep over the density: reading x, then shared memory.
+constexpr Line kSweep[2][2] = {{{160, 4600}, {50, 6950}}, {{175, 2750}, {70, 4400}}};
+// Of union tiles over their own density, as it is estimated (cc/plan/union_density). [feature axis]
+constexpr Line kUnion[2][2] = {{{136, 1407}, {232, 1377}}, {{81, 1745}, {120, 2066}}};
+// Above these densities nothing was measured.
+constexpr float kDensestSweep = 0.2f;
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
     {{{160, 207, 215}}, {{160, 207, 215}}},
@@ -97,7 +110,7 @@ double interpolate(const Rates& rates, double density) {
 }
 
 // `row`: of the tables.
-double sparse_rate(const bsparse_tile_request& request, bool hopper, int row) {
+double sparse_rate(const bsparse_tile_request& request, bsparse_kernel family, int row) {
   const int axis = request.feature_axis == 1 ? 1 : 0;
   if (request.dtype != BSPARSE_FLOAT32) {
     return interpolate((request.is_dw ? kMatmulDw16 : kMatmul16)[row][axis], request.density);
@@ -108,14 +121,40 @@ double sparse_rate(const bsparse_tile_request& request, bool hopper, int row) {
   if (request.float32_math == BSPARSE_FLOAT32_TF32X3) {
     return request.is_dw ? kMatmulDwTf32x3[row] : kMatmulTf32x3[row];
   }
-  if (!hopper) return (request.is_dw ? kMatmulDwTf32Sm80 : kMatmulTf32Sm80)[row];
+  if (!is_hopper(family)) return (request.is_dw ? kMatmulDwTf32Sm80 : kMatmulTf32Sm80)[row];
   return interpolate((request.is_dw ? kMatmulDwTf32 : kMatmulTf32)[row][axis], request.density);
+}
+
+// Of union tiles of blocks of 8 and 16, if nobody said: that of a random layout.
+double union_density(const bsparse_tile_request& request) {
+  if (request.union_density > 0.0f) return request.union_density;
+  constexpr double kGrouping = 0.95;  // what putting similar columns together leaves
+  const double blocks = 4 * std::pow(16.0 / request.block_size, 2);  // of a product
+  return kGrouping * (1.0 - std::pow(1.0 - request.density, blocks));
+}
+
+double flops_of(const bsparse_tile_request& request) {
+  const double bs = request.block_size;
+  return 2.0 * request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
+}
+
+double sweep_seconds(const bsparse_tile_request& request) {
+  const auto& lines = kSweep[request.block_size == 8 ? 0 : 1];
+  return 1e-6 * std::max(lines[0].at(request.density), lines[1].at(request.density)) *
+         flops_of(request) / 0x1p40;
 }
 
 }  // namespace
 
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams,
-                               bool small_dw) {
+bool sweep_is_faster(const bsparse_tile_request& request) {
+  if (request.density <= 0.0f || request.density > kDensestSweep) return false;
+  const Line& unions = kUnion[request.block_size == 8 ? 0 : 1][request.feature_axis == 1 ? 1 : 0];
+  constexpr double kClearly = 0.97;
+  return sweep_seconds(request) < kClearly * 1e-6 * unions.at(union_density(request)) *
+                                      flops_of(request) / 0x1p40;
+}
+
+ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kernel family) {
   int row = 0;
   while (8 << row < request.block_size) ++row;
   const int axis = request.feature_axis == 1 ? 1 : 0;
@@ -126,7 +165,7 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper,
   const double size = static_cast<double>(element_size(request.dtype));
   const double bs = request.block_size;
   const double elements = request.in_blocks * bs * request.out_blocks * bs;
-  const double flops = 2.0 * elements * static_cast<double>(request.batch);
+  const double flops = flops_of(request);
   const double density = request.density;
   // The dense matrix is written out of the stored blocks; of dw these are picked out of it.
   const double dense_bytes = elements * size * (request.is_dw ? 2.0 * density : 1.0 + density);
@@ -138,8 +177,9 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper,
       (request.in_blocks + request.out_blocks) * bs * size * request.batch / kMemoryRate;
   const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) +
                        (dense_bytes + sums_bytes) / kMemoryRate + kLaunch + kDenseLaunches;
-  double kernel_seconds = density * flops / (sparse_rate(request, hopper, row) * 1e12);
-  if (streams) {
+  double kernel_seconds = density * flops / (sparse_rate(request, family, row) * 1e12);
+  if (family == BSPARSE_SM90_SWEEP) kernel_seconds = sweep_seconds(request);
+  if (family == BSPARSE_SM90_STREAM) {
     // Every block takes its x, a large one that of each of its cells, and every batch tile the weights.
     const int tile = stream_batch_tile(request.batch, static_cast<int>(size));
     const double x_elements = request.batch / static_cast<double>(stream_cell(request.block_size));
@@ -147,7 +187,7 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper,
     kernel_seconds = density * elements * (x_elements + tiles) * size /
                      (request.dtype == BSPARSE_FLOAT32 ? kStreamRateTf32 : kStreamRate16)[row];
   }
-  if (small_dw) {  // a block's x, or that of each of its cells: neighbours share dy
+  if (request.is_dw && family == BSPARSE_SM80_SMALL) {  // a block's x, or that of each of its cells: neighbours share dy
     const double x_elements = request.batch / static_cast<double>(small_dw_cell(request.block_size));
     kernel_seconds =
         density * elements * x_elements * size /

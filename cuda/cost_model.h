@@ -11,9 +11,11 @@ struct ProductSeconds {
   double sparse, dense;
 };
 
-// `hopper`: whether Hopper's kernels suit it; `streams` and `small_dw`: whether it would go by those kernels.
-ProductSeconds product_seconds(const bsparse_tile_request& request, bool hopper, bool streams,
-                               bool small_dw);
+// `family`: of the sparse kernels that it would go by.
+ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kernel family);
+
+// Whether a sweep takes less time than union tiles: of blocks of 8 or 16 in 16 bit, in products that fill the GPU.
+bool sweep_is_faster(const bsparse_tile_request& request);
 
 // Whether the dense matrix is worth its scratch memory.
 bool dense_is_faster(const ProductSeconds& seconds);

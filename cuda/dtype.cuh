@@ -54,7 +54,10 @@ enum class Multiplier { kMma, kSplitMma, kFma };
 struct Bf16 {
   using Element = __nv_bfloat16;
   static constexpr Multiplier kMultiplier = Multiplier::kMma;
-  static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  // (16, 16) by (16, 8), or (16, 8) by (8, 8).
+  template <int kWords>
+  static __device__ void mma(float (&d)[4], const uint32_t (&a)[2 * kWords],
+                             const uint32_t (&b)[kWords]) {
     ptx::mma_bf16(d, a, b);
   }
 };
@@ -62,7 +65,10 @@ struct Bf16 {
 struct Fp16 {
   using Element = __half;
   static constexpr Multiplier kMultiplier = Multiplier::kMma;
-  static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  // (16, 16) by (16, 8), or (16, 8) by (8, 8).
+  template <int kWords>
+  static __device__ void mma(float (&d)[4], const uint32_t (&a)[2 * kWords],
+                             const uint32_t (&b)[kWords]) {
     ptx::mma_fp16(d, a, b);
   }
 };

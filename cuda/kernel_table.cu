@@ -22,23 +22,24 @@ struct MathKernels {
   FindMatmul union_matmul;
   FindMatmulDw union_matmul_dw;
   FindMatmul stream_matmul;
+  FindMatmul sweep_matmul;
   FindMatmulDw tiled_matmul_dw;
   FindMatmulDw small_matmul_dw;
 };
 
 constexpr MathKernels kBf16 = {"bf16", sm80_matmul_bf16, sm80_matmul_dw_bf16,
                                sm90_matmul_bf16, sm90_matmul_dw_bf16, sm90_stream_bf16,
-                               sm90_dw_tiles_bf16, sm80_small_dw_bf16};
+                               sm90_sweep_bf16, sm90_dw_tiles_bf16, sm80_small_dw_bf16};
 constexpr MathKernels kFp16 = {"fp16", sm80_matmul_fp16, sm80_matmul_dw_fp16,
                                sm90_matmul_fp16, sm90_matmul_dw_fp16, sm90_stream_fp16,
-                               sm90_dw_tiles_fp16, sm80_small_dw_fp16};
+                               sm90_sweep_fp16, sm90_dw_tiles_fp16, sm80_small_dw_fp16};
 constexpr MathKernels kFp32 = {"fp32", sm80_matmul_fp32, sm80_matmul_dw_fp32,
-                               nullptr, nullptr, nullptr, nullptr, nullptr};
+                               nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 constexpr MathKernels kTf32 = {"tf32", sm80_matmul_tf32, sm80_matmul_dw_tf32,
-                               sm90_matmul_tf32, nullptr, sm90_stream_tf32, sm90_dw_tiles_tf32,
+                               sm90_matmul_tf32, nullptr, sm90_stream_tf32, nullptr, sm90_dw_tiles_tf32,
                                sm80_small_dw_tf32};
 constexpr MathKernels kTf32x3 = {"tf32x3", sm80_matmul_tf32x3, sm80_matmul_dw_tf32x3,
-                                 nullptr, nullptr, nullptr, nullptr, nullptr};
+                                 nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 const MathKernels& kernels_for(bsparse_dtype dtype, bsparse_float32_math float32_math) {
   if (dtype == BSPARSE_BFLOAT16) return kBf16;
@@ -91,6 +92,7 @@ Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,
   const MathKernels& kernels = kernels_for(dtype, float32_math);
   const auto find = is_union(variant.family)                  ? kernels.union_matmul
                     : variant.family == BSPARSE_SM90_STREAM   ? kernels.stream_matmul
+                    : variant.family == BSPARSE_SM90_SWEEP    ? kernels.sweep_matmul
                                                               : kernels.matmul;
   return find == nullptr ? Kernel{} : find(variant);
 }
@@ -108,7 +110,8 @@ Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel) {
   const int family = args.plan.kernel;
   *kernel = {};
-  if (family >= BSPARSE_SM80 && family <= BSPARSE_SM90_STREAM && family != BSPARSE_DENSE) {
+  if (family == BSPARSE_SM80 || family == BSPARSE_SM80_SMALL || family == BSPARSE_SM90 ||
+      family == BSPARSE_SM90_STREAM || family == BSPARSE_SM90_SWEEP) {
     *kernel = find_matmul(args.dtype, args.float32_math,
                           {args.block_size, args.feature_axis, args.transpose != 0,
                            static_cast<bsparse_kernel>(family), args.batch});

@@ -18,6 +18,11 @@ const char* math_name(bsparse_dtype dtype, bsparse_float32_math float32_math);
 // The family for Hopper whose items are unions; its partials lie outputs first.
 __host__ __device__ constexpr bool is_union(int32_t family) { return family == BSPARSE_SM90; }
 
+// Families that need a Hopper.
+constexpr bool is_hopper(int32_t family) {
+  return family != BSPARSE_SM80 && family != BSPARSE_SM80_SMALL && family != BSPARSE_DENSE;
+}
+
 // Features of a column of such a family's items, or of another's.
 __host__ __device__ constexpr int column_features(int32_t family, int block_size) {
   return is_union(family)                 ? block_size * column_blocks(block_size)

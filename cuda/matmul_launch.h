@@ -27,6 +27,10 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
 bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream);
 
+// Many columns, by which all of x passes: a CTA a multiprocessor, which takes tile after tile.
+bsparse_status launch_sweep_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
+                                   cudaStream_t stream);
+
 // The pairs of dw that have a batch.
 std::vector<bsparse_dw_pair> filled_pairs(const bsparse_matmul_dw_args& args);
 

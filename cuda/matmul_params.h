@@ -40,7 +40,7 @@ struct UnionMatmulParams {
   CUtensorMap x;
   CUtensorMap w;  // (blocks * bs, bs), unless weights are packed
   const void* packed_weights;  // or null
-  int32_t stage_squares;  // of them, at most
+  int32_t fullest_stage;  // of them, at most
   CUtensorMap y;
   CUtensorMap residual;  // of y's boxes, if adds_residual; may be of the same memory
   const void* bias;   // (out) or null
@@ -85,6 +85,27 @@ struct StreamMatmulParams {
   bool adds_residual;
   uint32_t lists;
   int32_t length;
+  int32_t activation;
+};
+
+// The same for kernels that sweep over x. Their CTAs take tile after tile.
+struct SweepMatmulParams {
+  CUtensorMap x;
+  const char* weights;    // packed
+  const char* records;
+  const int4* stages;     // two for each stage and CTA
+  const int4* items;
+  const int32_t* columns; // (items, columns): block column or -1
+  const void* bias;       // (out) or null
+  const void* residual;   // like y, or null; may be y
+  void* y;
+  int64_t batch;
+  int64_t out_features;
+  Divider items_of_batch_tile;
+  uint32_t num_tiles;
+  uint32_t ctas;  // of an item, and of a cluster
+  uint32_t stage_bytes;
+  int32_t ring_stages;
   int32_t activation;
 };
 
@@ -230,6 +251,10 @@ Kernel sm90_matmul_tf32(const MatmulVariant& variant);
 Kernel sm90_stream_bf16(const MatmulVariant& variant);
 Kernel sm90_stream_fp16(const MatmulVariant& variant);
 Kernel sm90_stream_tf32(const MatmulVariant& variant);
+
+// Sweeps: blocks of 8 and 16.
+Kernel sm90_sweep_bf16(const MatmulVariant& variant);
+Kernel sm90_sweep_fp16(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);

@@ -14,7 +14,10 @@ size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * k
 
 size_t packed_bytes(const bsparse_matmul_args& args) {
   const size_t side = column_features(args.plan.kernel, args.block_size);
-  return static_cast<size_t>(args.plan.num_packed) * side * side * element_size(args.dtype);
+  const auto squares = static_cast<size_t>(args.plan.kernel == BSPARSE_SM90_SWEEP
+                                               ? bsparse_sweep_order(args.plan.num_packed)
+                                               : args.plan.num_packed);
+  return squares * side * side * element_size(args.dtype);
 }
 
 }  // namespace
@@ -33,6 +36,7 @@ size_t weight_bytes(const bsparse_matmul_args& args) {
 }
 
 bool wants_packed(const bsparse_matmul_args& args) {
+  if (args.plan.kernel == BSPARSE_SM90_SWEEP) return args.plan.num_packed > 0;
   return is_union(args.plan.kernel) && args.plan.num_packed > 0 &&
          packs_weights(args.block_size, static_cast<int>(element_size(args.dtype)));
 }
@@ -65,7 +69,7 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
     if (!turns_stream_inputs(args)) return;
     inputs = bytes;
     bytes += round_up(in_features(args) * turned_row(args.batch) * element_size(args.dtype));
-  } else if (is_union(args.plan.kernel)) {
+  } else if (is_union(args.plan.kernel) || args.plan.kernel == BSPARSE_SM90_SWEEP) {
     if (!arranges_weights(args) && !wants_packed(args)) return;
     weights = bytes;
     bytes += round_up(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));

@@ -10,7 +10,7 @@
 namespace bsparse {
 
 // Partials, then, with items of one column, the plan without gated blocks; of streams the partials' flags and x
-// turned round; of Hopper's union tiles weights rearranged.
+// turned round; of Hopper's union tiles and sweeps weights rearranged.
 struct MatmulWorkspace {
   size_t items = 0, entries = 0, flags = 0, inputs = 0, weights = 0, bytes;  // offsets, and the whole
 
@@ -21,7 +21,7 @@ int64_t in_features(const bsparse_matmul_args& args);
 int64_t out_features(const bsparse_matmul_args& args);
 size_t weight_bytes(const bsparse_matmul_args& args);
 
-// Small blocks come to the union families packed.
+// Small blocks come to union tiles and to sweeps packed.
 bool wants_packed(const bsparse_matmul_args& args);
 
 // Hopper's TF32 products want weights along the reduction, and those with features first in an order of

@@ -13,7 +13,10 @@ constexpr int kWarps = 8;
 // One warp a square. In an operand of 16 inputs by 16 outputs, of 16 bytes a lane, matrices of 8 by 8 come
 // by inputs and then outputs, as mma.m16n8k16 has it; so do operands in a square. With kOutputRows the
 // rows of a block are outputs.
-template <int kBlockSize, bool kOutputRows>
+//
+// With kAsColumns a block of 16 is two operands of mma.m16n8k16's other side, 16 inputs by 8 outputs: matrices come by
+// outputs and then inputs. A block of 8 is one of mma.m16n8k8, 4 bytes a lane.
+template <int kBlockSize, bool kOutputRows, bool kAsColumns>
 __global__ void __launch_bounds__(32 * kWarps) pack_kernel(const __grid_constant__ PackWeights args) {
   constexpr int kSide = kBlockSize < 16 ? 16 : kBlockSize;
   constexpr int kBlocks = kSide / kBlockSize;  // along a side
@@ -47,8 +50,8 @@ __global__ void __launch_bounds__(32 * kWarps) pack_kernel(const __grid_constant
   constexpr int kOperands = kSide / 16;  // along a side
 #pragma unroll
   for (int o = 0; o < kOperands * kOperands; ++o) {
-    const int input = o / kOperands * 16 + 8 * (matrix / 2);
-    const int output = o % kOperands * 16 + 8 * (matrix % 2);
+    const int input = o / kOperands * 16 + 8 * (kAsColumns ? matrix % 2 : matrix / 2);
+    const int output = o % kOperands * 16 + 8 * (kAsColumns ? matrix / 2 : matrix % 2);
     uint32_t address = from;
     if constexpr (kBlocks > 1) {
       address += (8 * matrix + row) * kPitch;  // the matrix is a block
@@ -63,14 +66,23 @@ __global__ void __launch_bounds__(32 * kWarps) pack_kernel(const __grid_constant
     } else {
       ptx::ldmatrix_x4_trans(words, address);
     }
-    *reinterpret_cast<uint4*>(out + 512 * o + 16 * lane) = {words[0], words[1], words[2], words[3]};
+    if constexpr (kAsColumns && kBlockSize == 8) {
+#pragma unroll
+      for (int block = 0; block < 4; ++block) {
+        *reinterpret_cast<uint32_t*>(out + 128 * block + 4 * lane) = words[block];
+      }
+    } else {
+      *reinterpret_cast<uint4*>(out + 512 * o + 16 * lane) = {words[0], words[1], words[2],
+                                                              words[3]};
+    }
   }
 }
 
-template <int kBlockSize>
+template <int kBlockSize, bool kAsColumns>
 cudaError_t launch_pack(const PackWeights& args, bool output_rows, cudaStream_t stream) {
   const auto ctas = static_cast<unsigned>((args.num_packed - 1) / kWarps + 1);
-  launch_early(output_rows ? &pack_kernel<kBlockSize, true> : &pack_kernel<kBlockSize, false>,
+  launch_early(output_rows ? &pack_kernel<kBlockSize, true, kAsColumns>
+                           : &pack_kernel<kBlockSize, false, kAsColumns>,
                dim3(ctas), dim3(32 * kWarps), stream, args);
   return cudaGetLastError();
 }
@@ -78,11 +90,15 @@ cudaError_t launch_pack(const PackWeights& args, bool output_rows, cudaStream_t 
 }  // namespace
 
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
-                                cudaStream_t stream) {
+                                bool as_columns, cudaStream_t stream) {
   switch (block_size) {
-    case 8: return launch_pack<8>(args, output_rows, stream);
-    case 16: return launch_pack<16>(args, output_rows, stream);
-    case 32: return launch_pack<32>(args, output_rows, stream);
+    case 8:
+      return as_columns ? launch_pack<8, true>(args, output_rows, stream)
+                        : launch_pack<8, false>(args, output_rows, stream);
+    case 16:
+      return as_columns ? launch_pack<16, true>(args, output_rows, stream)
+                        : launch_pack<16, false>(args, output_rows, stream);
+    case 32: return launch_pack<32, false>(args, output_rows, stream);
     default: return cudaErrorInvalidValue;
   }
 }

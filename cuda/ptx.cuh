@@ -17,6 +17,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// What computes these numbers is not moved behind what comes next.
+template <class Numbers>
+__device__ __forceinline__ void keep_in_place(Numbers& numbers) {
+  auto* const first = reinterpret_cast<float*>(&numbers);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Numbers) / sizeof(float)); ++i) {
+    asm volatile("" : "+f"(first[i]));
+  }
+}
+
 // Copies `source_bytes` (0..16) from global memory and fills up with zeros to 16. Passes by L1:
 // a tile is read once by a CTA. With `source_bytes` 0 the source is not touched.
 __device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, int source_bytes) {
@@ -79,6 +89,18 @@ __device__ __forceinline__ uint32_t turn_matrix(uint32_t words) {
 __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   uint32_t d;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(d) : "r"(address) : "memory");
+  return d;
+}
+
+__device__ __forceinline__ uint32_t load_shared_byte(uint32_t address) {
+  uint32_t d;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(d) : "r"(address) : "memory");
+  return d;
+}
+
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 d;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(d.x), "=r"(d.y) : "r"(address) : "memory");
   return d;
 }
 
@@ -154,6 +176,25 @@ __device__ __forceinline__ void mma_fp16(float (&d)[4], const uint32_t (&a)[4],
 }
 
 // d (16, 8) += a (16, 8) b (8, 8)
+
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[2],
+                                         const uint32_t (&b)[1]) {
+  asm(
+      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+
+__device__ __forceinline__ void mma_fp16(float (&d)[4], const uint32_t (&a)[2],
+                                         const uint32_t (&b)[1]) {
+  asm(
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2]) {
   asm(

@@ -81,9 +81,10 @@ bsparse_status place_weights(const bsparse_matmul_args& args, const Kernel& kern
     const PackWeights pack = {static_cast<const char*>(args.w), args.gate, order, place,
                               args.plan.num_packed};
     status = check_cuda(
-        launch_pack_weights(pack, args.block_size, args.transpose != 0, stream), "packing weights");
+        launch_pack_weights(pack, args.block_size, args.transpose != 0, /*as_columns=*/false, stream),
+        "packing weights");
     params->packed_weights = place;
-    params->stage_squares = args.plan.stage_squares;
+    params->fullest_stage = args.plan.fullest_stage;
   } else if (status == BSPARSE_OK && args.plan.num_blocks > 0) {
     status = make_tensor_map(operand_type(args), w, args.block_size,
                              int64_t{args.plan.num_blocks} * args.block_size,

@@ -118,7 +118,7 @@ struct UnionShared {
   // Of packed weights a plan says what its fullest stage holds, and the ring has as many as find room.
   __device__ __forceinline__ UnionShared(const UnionMatmulParams& params, const void* raw)
       : base(ptx::kept((ptx::shared_address(raw) + 1023) & ~1023u)) {
-    const int squares = Traits::kPacks ? params.stage_squares : 0;
+    const int squares = Traits::kPacks ? params.fullest_stage : 0;
     packed_stage_bytes = Traits::kEntries * Traits::kEntryBytesX +
                          (squares * Traits::kSquareBytes + 1023) / 1024 * 1024;
     packed_stages = min(Traits::kRingBytes / packed_stage_bytes, Traits::kMaxStages);

@@ -55,7 +55,8 @@ cudaError_t launch_reduce_dw_tiles(const ReduceDwTiles& args, bsparse_dtype out_
 // Blocks of 16-bit weights as a packed plan uses them (bsparse_matmul_plan): squares of 16 or 32 features
 // along each side, in the plan's order, and in them operands of 16 outputs by 16 inputs as they lie in
 // a warp's registers. Zeros of a missing block, or one whose gate is 0. With `output_rows` the rows of
-// blocks are outputs.
+// blocks are outputs. With `as_columns`, for sweeps, blocks of 8 and 16, each as operands of 8 outputs by all its
+// inputs.
 struct PackWeights {
   const char* w;         // (blocks, block_size, block_size)
   const float* gate;     // (blocks) or null
@@ -64,7 +65,7 @@ struct PackWeights {
   int32_t num_packed;
 };
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
-                                cudaStream_t stream);
+                                bool as_columns, cudaStream_t stream);
 
 // Each block as (outputs, inputs), for blocks of 16 and more: transposed or not, and with `interleave` of
 // every eight inputs the even ones first. At least one of the two.

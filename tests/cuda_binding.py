@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import pathlib
 
+import cuda_sweep_plan
 import numpy as np
 
 try:
@@ -17,7 +18,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 13
+API_VERSION = 14
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
@@ -26,7 +27,8 @@ OK, INVALID_ARGUMENT, UNSUPPORTED, CUDA_ERROR = range(4)
 SUMS_IN_PARAM_DTYPE, SUMS_IN_FLOAT32, SUMS_ADDED = range(3)
 PACKED_RECORD_WORDS = 4
 UNION_OUTPUTS, PACKED_STAGE_INPUTS = 128, 64
-SM80, SM80_SMALL, SM90, DENSE, SM90_STREAM, SM90_DW_TILES = range(6)
+SM80, SM80_SMALL, SM90, DENSE, SM90_STREAM, SM90_DW_TILES, SM90_SWEEP = range(7)
+SWEEP_STAGE_WORDS = 8  # BSPARSE_SWEEP_STAGE_WORDS
 DW_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t
@@ -40,7 +42,7 @@ class TileRequest(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("dtype", "block_size", "feature_axis", "in_blocks", "out_blocks", "is_dw",
                  "float32_math", "gated", "aligned", "num_pairs")]
-    _fields_ += [("density", ctypes.c_float), ("batch", _long)]
+    _fields_ += [("density", ctypes.c_float), ("union_density", ctypes.c_float), ("batch", _long)]
 
 
 class Tile(ctypes.Structure):
@@ -61,7 +63,7 @@ class Choice(ctypes.Structure):
 class MatmulPlan(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("kernel", "columns", "num_items", "num_splits", "num_partials", "num_entries",
-                 "num_blocks", "num_packed", "stage_squares")]
+                 "num_blocks", "num_packed", "fullest_stage")]
     _fields_ += [(name, _pointer) for name in ("items", "entries", "splits", "groups")]
 
 
@@ -181,7 +183,7 @@ class PlanRequest(ctypes.Structure):
 class PlanSummary(ctypes.Structure):
     _fields_ = [(name, _int) for name in
                 ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
-                 "stage_squares", "num_blocks", "batch_splits", "ctas", "chunks", "whole_items")]
+                 "fullest_stage", "num_blocks", "batch_splits", "ctas", "chunks", "whole_items")]
     _fields_ += [("tables", ctypes.POINTER(_int)), ("tables_size", _long),
                  ("items_offset", _long), ("entries_offset", _long), ("splits_offset", _long),
                  ("groups_offset", _long), ("balance", ctypes.c_double)]
@@ -249,6 +251,8 @@ def _on_device(rows, width):
 def entry_words(tile):
     if tile.kernel == SM90_STREAM:
         return 4
+    if tile.kernel == SM90_SWEEP:
+        return SWEEP_STAGE_WORDS * (tile.columns // tile.cta_columns)
     if tile.kernel != SM90:
         return 2
     if tile.packed:
@@ -311,6 +315,14 @@ def stream_plan(layout, tile, transpose=False, segment=None, seed=0, lists=3):
     numbers = dict(kernel=tile.kernel, columns=1, num_items=lists, num_splits=len(splits),
                    num_partials=partials, num_entries=len(entries), num_blocks=int(layout.sum()))
     return Plan(numbers, dict(entries=_on_device(entries, 4), splits=_on_device(splits, 3)))
+
+
+def sweep_plan(numbering, tile, seed):
+    items, words, groups, numbers = cuda_sweep_plan.sweep_tables(numbering, tile, seed)
+    numbers.update(kernel=tile.kernel, columns=tile.columns, num_splits=0, num_partials=0,
+                   num_blocks=int((numbering >= 0).sum()))
+    return Plan(numbers, dict(items=_on_device(items, 4), entries=_on_device(words, 1),
+                              splits=_on_device([], 3), groups=_on_device(groups, tile.columns)))
 
 
 def _rounds(numbering, group, tile, seed):
@@ -379,6 +391,8 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
     if tile.kernel == SM90_STREAM:
         return stream_plan(layout, tile, transpose, segment, seed)
     numbering = _number_blocks(layout, transpose)
+    if tile.kernel == SM90_SWEEP:
+        return sweep_plan(numbering, tile, seed)
     if tile.packed:
         numbering, units = _number_units(numbering, tile.entry_blocks, tile.column_blocks)
     outputs = numbering.shape[1]
@@ -414,7 +428,7 @@ def matmul_plan(layout, tile, transpose=False, segment=None, seed=0):
                   splits=_on_device(splits, 3), groups=_on_device(groups, tile.columns))
     if tile.packed:  # the order lies behind the entries
         flat = np.concatenate([np.ravel(np.asarray(part, np.int32)) for part in (entries, order)])
-        numbers["stage_squares"] = _fullest_stage(entries, items, tile)
+        numbers["fullest_stage"] = _fullest_stage(entries, items, tile)
         tables["entries"] = _on_device(flat, 1)
     return Plan(numbers, tables)
 
@@ -521,6 +535,14 @@ class Planner:
                                                    _size]
         library.bsparse_plan_describe.argtypes = [_pointer, ctypes.POINTER(PlanSummary)]
         library.bsparse_plan_free.argtypes = [_pointer]
+        library.bsparse_plan_union_density.restype = ctypes.c_double
+        library.bsparse_plan_union_density.argtypes = [_pointer, _long, _int, _int, _int, _int]
+
+    def union_density(self, layout, block_size, transpose=False):
+        """Of a request."""
+        coords = np.ascontiguousarray(np.argwhere(layout).astype(np.int32))
+        return self._library.bsparse_plan_union_density(
+            coords.ctypes.data, len(coords), *layout.shape, int(transpose), block_size)
 
     def _make(self, layout, batch, device, tile, build):
         coords = np.ascontiguousarray(np.argwhere(layout).astype(np.int32))
@@ -545,7 +567,7 @@ class Planner:
             lambda request, error: self._library.bsparse_plan_matmul(
                 ctypes.byref(request), int(transpose), error, len(error)))
         names = ("num_items", "num_splits", "num_partials", "num_entries", "num_packed",
-                 "stage_squares")
+                 "fullest_stage")
         numbers = dict(kernel=tile.kernel, columns=tile.columns, num_blocks=int(layout.sum()),
                        **{name: getattr(summary, name) for name in names})
         return Plan(numbers, dict(
@@ -591,12 +613,12 @@ class Kernels:
 
     @staticmethod
     def request(dtype, block_size, batch, is_dw=False, feature_axis=1, gated=False, aligned=True,
-                blocks=None, density=0.0, pairs=1):
+                blocks=None, density=0.0, union_density=0.0, pairs=1):
         """`blocks`, unless given: such that no kernel is left out because the product is small, nor
         a cluster chosen because it is large."""
         blocks = blocks or ((1, 1) if is_dw else (1 << 23, 1))
         return TileRequest(DTYPES[dtype], block_size, feature_axis, *blocks, is_dw,
-                           FLOAT32_MATH.get(dtype, 0), gated, aligned, pairs, density, batch)
+                           FLOAT32_MATH.get(dtype, 0), gated, aligned, pairs, density, union_density, batch)
 
     def tile_of(self, request):
         device, tile = self.device(), Tile()

@@ -8,7 +8,7 @@ import pytest
 
 import cuda_binding as cuda
 from cuda_checks import (
-    BLOCK_SIZES, LARGE_CELLS, on_gpu, random_layout, union_tile,
+    BLOCK_SIZES, LARGE_CELLS, on_gpu, random_layout, sweep_tile, union_tile,
 )
 
 torch = cuda.torch
@@ -28,8 +28,10 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
     x, y = (on_gpu(rng.standard_normal((batch, side * block_size)), mode)
             for side in layout.shape)
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
-    for ctas in (1, 2, 4, 8):
-        tile = union_tile(kernels, ctas, mode, block_size, feature_axis)
+    tiles = [union_tile(kernels, ctas, mode, block_size, feature_axis) for ctas in (1, 2, 4, 8)]
+    if mode == "bfloat16" and block_size <= 16:
+        tiles += [sweep_tile(kernels, ctas, mode, block_size, feature_axis) for ctas in (1, 2)]
+    for tile in tiles:
         plan = cuda.matmul_plan(layout, tile, segment=5)
         results = []
         for max_ctas in (0, 1, 12, 64, 131):
@@ -78,16 +80,24 @@ def test_bits_of_small_dw_do_not_depend_on_the_grid(kernels, mode, block_size, f
         assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
 
+# Density, and that of union tiles, which says whether these or sweeps are taken; at much higher ones the dense matrix
+# would be.
+LARGE_LAYOUTS = {("bfloat16", 8): ((0.05, 0.5), (0.1, 0.01)), ("bfloat16", 16): ((0.1, 0.5), (0.1, 0.01)),
+                 ("tf32", 16): ((0.1, 0.5),)}
+
+
 @pytest.mark.parametrize("transpose", (False, True))
 @pytest.mark.parametrize("feature_axis", (0, 1))
-@pytest.mark.parametrize("mode, block_size", LARGE_CELLS)
-def test_large_products_give_the_same_bits(kernels, mode, block_size, feature_axis, transpose):
+@pytest.mark.parametrize("mode, block_size, density, union_density", [
+    (*cell, *densities) for cell in LARGE_CELLS
+    for densities in LARGE_LAYOUTS.get(cell, ((0.4, 0.0),))])
+def test_large_products_give_the_same_bits(kernels, mode, block_size, density, union_density,
+                                           feature_axis, transpose):
     """As many tiles as fill the GPU for a millisecond, again and again: what a load that comes too
     late spoils, it spoils in some runs of these only."""
     if cuda.find_library("libbsparse_plan.so") is None:
         pytest.skip("libbsparse_plan.so is not built")
     size, batch = 8192, 8192
-    density = {8: 0.05, 16: 0.1}.get(block_size, 0.4)  # above, the dense matrix would be taken
     blocks = size // block_size
     layout = np.random.default_rng(block_size).random((blocks, blocks)) < density
     dtype = torch.float32 if mode == "tf32" else torch.bfloat16
@@ -98,8 +108,9 @@ def test_large_products_give_the_same_bits(kernels, mode, block_size, feature_ax
         return torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16).to(dtype)
 
     tile = kernels.tile(mode, block_size, batch, feature_axis=feature_axis,
-                        blocks=layout.shape, density=density)
-    assert tile.kernel != cuda.DENSE
+                        blocks=layout.shape, density=density, union_density=union_density)
+    sweeps = mode == "bfloat16" and union_density == 0.5
+    assert tile.kernel == (cuda.SM90_SWEEP if sweeps else cuda.SM90)
     plan = cuda.Planner().matmul(layout, batch, kernels.device(), tile, transpose)
     w, x = normal(int(layout.sum()), block_size, block_size), normal(batch, size)
     y = torch.empty(size, size, device="cuda", dtype=dtype)

@@ -143,6 +143,15 @@ def union_tile(kernels, ctas, mode, block_size, feature_axis):
     return tile
 
 
+def sweep_tile(kernels, ctas, mode, block_size, feature_axis, density=0.1):
+    """As get_tile gives it for a large product of this density, on so many CTAs."""
+    blocks = (8192 // block_size,) * 2
+    tile = kernels.tile(mode, block_size, 8192, feature_axis=feature_axis, blocks=blocks, density=density)
+    assert tile.kernel == cuda.SM90_SWEEP
+    tile.columns = ctas * tile.cta_columns
+    return tile
+
+
 def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, seed=0,
                  shape=None, density=0.4, segment=None, use_gate=False, use_bias=False,
                  activation="none", misaligned=False, tile=None, residual=None):

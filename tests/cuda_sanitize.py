@@ -124,6 +124,18 @@ class Products:
             tile.columns, tile.ctas_per_sm = ctas * tile.cta_columns, 1
         elif ctas > 1:
             return 0
+        return self.check_tile(tile, transpose)
+
+    def check_sweep(self, transpose, ctas):
+        blocks = (8192 // self.block_size,) * 2
+        tile = self.kernels.tile(self.mode, self.block_size, 8192, feature_axis=self.feature_axis,
+                                 blocks=blocks, density=0.1)
+        if tile.kernel != cuda.SM90_SWEEP or ctas > 2:
+            return 0
+        tile.columns = ctas * tile.cta_columns
+        return self.check_tile(tile, transpose)
+
+    def check_tile(self, tile, transpose):
         in_blocks, out_blocks = self.layout.shape[::-1 if transpose else 1]
         values, x = self.activations(in_blocks)
         truth = values @ (self.dense().T if transpose else self.dense())
@@ -166,7 +178,7 @@ def main():
     # Kernels of small batches; three batch tiles of 256, the last nearly empty, and more stages than a ring
     # has. Of batches that are a multiple of 64 a tile of x with features first is one copy.
     parser.add_argument("--batch", type=int, nargs="*", default=[32, 200, 520, 576])
-    parser.add_argument("--only", choices=["matmul", "dw"])
+    parser.add_argument("--only", choices=["matmul", "sweep", "dw"])
     args = parser.parse_args()
     driver = Driver()
     cuda.torch = stand_in_for_torch(driver)
@@ -174,9 +186,12 @@ def main():
     for cell in itertools.product(args.block_size, args.feature_axis, args.batch):
         products = Products(driver, kernels, planner, args.mode, *cell)
         for ctas in args.ctas:
-            if args.only != "dw":
-                run += sum(products.check_matmul(transpose, ctas) for transpose in (False, True))
-            if args.only != "matmul":
+            for transpose in (False, True):
+                if args.only in (None, "matmul"):
+                    run += products.check_matmul(transpose, ctas)
+                if args.only in (None, "sweep"):
+                    run += products.check_sweep(transpose, ctas)
+            if args.only in (None, "dw"):
                 run += products.check_dw(ctas)
     print(f"{run} products of {args.mode} are right")
 

@@ -203,6 +203,24 @@ def test_packed_weights_are_squares_and_entries_several_blocks():
     assert read == (2 * 512 * 32 + 5 * 16**2 * 2) * 2  # entries of x; squares by batch tiles
 
 
+def test_sweeps_read_boxes_once_for_an_item_and_operands_from_shared_memory():
+    # Two stages of two CTAs: 3 boxes and 1; the blocks are in the work.
+    stage = np.zeros((2, 2, cuda.SWEEP_STAGE_WORDS), np.int32)
+    stage[0, :, 1], stage[1, :, 1] = 9 | 3 << 16, 9 | 1 << 16
+    entries = stage.reshape(2, -1)
+    pair = tile(cuda.SM90_SWEEP, batch_tile=64, columns=64, ctas=2, packed=1)
+    sixteen = work(block_size=16)
+
+    def seconds(**rates):
+        return gpu_limits.modelled_seconds(gpu_limits.Rates(**rates), sixteen, pair, entries=entries)
+
+    box, weights = 64 * 512 * 2, 10 * 8 * 16**2 * 2
+    assert seconds(l2=1.0) == 4 * box + weights
+    assert seconds(l2_multicast_2=1.0) == 8 * box + weights
+    assert seconds(shared=1.0) == 10 * 512 * 16 * 2 + weights
+    assert seconds(mma_sync_bf16=1.0) == sixteen.flops
+
+
 def test_streams_copy_activations_in_rows():
     rates = gpu_limits.Rates(tma_rows_32=1.0)
 

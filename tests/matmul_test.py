@@ -44,6 +44,25 @@ def test_product_is_as_accurate_as_dense(problem, transpose):
     _expect(problem, y, truth, compute, x, w)
 
 
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_small_blocks_in_a_large_batch(feature_axis, transpose):
+    problem = problems.swept(feature_axis)
+    rng = problem.rng()
+    x, w = problem.activations(problem.C, rng), problem.weights(rng)
+    bias = problems.rounded(rng.standard_normal(problem.K), problem.dtype)
+    y = ops.matmul(x, w, bias=bias, activation="relu", transpose=transpose, **problem.kwargs)
+
+    def compute(x, w):
+        dense = problem.to_dense(w)
+        z = problem.product(x, dense.T if transpose else dense)
+        add = bias.astype(z.dtype)
+        return np.maximum(z + (add[:, None] if feature_axis == 0 else add), 0)
+
+    truth = compute(x.astype(np.float64), w.astype(np.float64))
+    _expect(problem, y, truth, compute, x, w)
+
+
 @problems.DETERMINISTIC
 @hypothesis.given(problems.problems())
 def test_weight_gradient_is_as_accurate_as_dense(problem):

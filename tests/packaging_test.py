@@ -148,7 +148,7 @@ def test_what_drives_the_kernels_in_tests_knows_their_header():
     version = re.search(r"define BSPARSE_CUDA_API_VERSION (\d+)", header)
     assert cuda_binding.API_VERSION == int(version[1])
     kernels = dict(re.findall(r"^  BSPARSE_(SM80\w*|SM90\w*|DENSE) = (\d+)", header, re.MULTILINE))
-    assert kernels == {name: str(getattr(cuda_binding, name)) for name in kernels} and len(kernels) == 6
+    assert kernels == {name: str(getattr(cuda_binding, name)) for name in kernels} and len(kernels) == 7
     assert len(choice.FAMILIES) == len(kernels)
 
 

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import problems
 import pytest
 import tensorflow as tf
 
@@ -172,8 +173,14 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((16, 0.1, 0), 128, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((32, 0.1), 513, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of 8"]),
-        ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
-        ((16, 0.1), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
+        ((16, 0.1, 0), 8192, "bfloat16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
+        ((16, 0.05), 8192, "float16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
+        ((8, 0.15), 8192, "bfloat16", dict(product="dx", gated=True), "sm90 sweep",
+         ["sparse", "suits", "sweeps", "clusters of 2"]),
+        ((8, 0.01), 16384, "bfloat16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
+        ((16, 0.25, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
+        ((16, 0.01), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
+        ((16, 0.1, 0), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.1), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((16, 0.1, 0), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
         ((8, 0.01), 8192, "float32", dict(precision="tf32"), "sm80", ["sparse", "with TF32"]),
@@ -188,7 +195,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((8, 0.05), 64, "float32", dict(precision="tf32", device="sm_80"), "sm80 small",
          ["sparse", "capability 9.0", "small variant"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
-        ((8, 0.01), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 4"]),
+        ((8, 0.01), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
         ((64, 0.2, 1, 1024), 256, "float32", dict(precision="tf32"), "sm80 small",
@@ -272,6 +279,48 @@ def test_the_plan_is_cut_for_the_chosen_tile(product):
         stored = found.plan.order[found.plan.order >= 0]  # blocks of 32 are packed
     np.testing.assert_array_equal(np.sort(stored), np.arange(layer.blocks))
     assert f"{product} of {3072 if product == 'dx' else 2048} ->" in str(found)
+
+
+@needs_cuda_library
+@pytest.mark.parametrize("block_size, spec, family", [
+    (16, "random:density=0.1", "sm90 sweep"),
+    (8, "ba:m=50", "sm90 sweep"),
+    (8, "ws:k=100,p=0.1", "sm90"),
+    (16, "ws:k=50,p=0.1", "sm90"),
+    (16, "block_diagonal:size=16", "sm90"),
+])
+def test_columns_with_much_in_common_go_by_unions(block_size, spec, family):
+    layer = BlocksparseMatMul.from_spec(spec, 8192, 8192, block_size)
+    for product in ("fprop", "dx"):
+        assert plan.explain(layer, 8192, "bfloat16", product, device="sm_90").choice.family == family
+
+
+@needs_cuda_library
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_what_tests_take_for_a_sweep_is_one(feature_axis):
+    problem = problems.swept(feature_axis)
+    layer = BlocksparseMatMul(problem.layout, problem.block_size, feature_axis)
+    for product in ("fprop", "dx"):
+        found = plan.explain(layer, problem.batch, problem.dtype, product, device="sm_90")
+        assert found.choice.family == "sm90 sweep"
+
+
+@needs_cuda_library
+@pytest.mark.parametrize("product", ["fprop", "dx"])
+@pytest.mark.parametrize("block_size", [8, 16])
+def test_a_sweep_has_every_block_and_column_once(block_size, product):
+    layer = matmul(block_size, 0.05)
+    found = plan.explain(layer, 8192, "bfloat16", product, device="sm_90")
+    tile, cut = found.choice.tile, found.plan
+    assert isinstance(cut, plan.SweepPlan)
+    np.testing.assert_array_equal(np.sort(cut.order), np.arange(layer.blocks))
+    np.testing.assert_array_equal(np.sort(cut.groups[cut.groups >= 0]), np.arange(layer.KB))
+    assert cut.groups.shape[1] == tile.columns and cut.stages.shape[1] == 2
+    assert cut.stage_kib <= tile.chunks
+    blocks = cut.stages[..., 3]
+    assert blocks.sum() == layer.blocks
+    assert 1 <= cut.boxes.min() and cut.boxes.max() <= 8
+    assert "share x" in cut.explain()
 
 
 @needs_cuda_library

@@ -115,6 +115,13 @@ def as_float64(tensor):
     return np.asarray(tensor).astype(np.float64)
 
 
+def swept(feature_axis):
+    """A product as Hopper's sweeps ask for: small blocks, few of them, and many batch tiles (plan_test.py
+    sees to it that they are taken)."""
+    layout = np.random.default_rng(5).random((64, 64)) < 0.05
+    return Problem(layout, 8, feature_axis, 25344, "bfloat16", 5)
+
+
 @st.composite
 def layouts(draw, most=6):
     """Bool [CB, KB] of any density, rectangular, empty rows and columns included."""

@@ -183,6 +183,19 @@ def test_block_sizes(block_size):
 
 
 @pytest.mark.parametrize("feature_axis", [0, 1])
+def test_small_blocks_in_a_large_batch(feature_axis):
+    p = problems.swept(feature_axis)
+    x, w, dy, _, _ = _inputs(p)
+    _assert_same_bits(
+        lambda x, w, dy: (
+            ops.matmul(x, w, **p.kwargs),
+            ops.matmul(dy, w, transpose=True, **p.kwargs),
+        ),
+        x, w, dy,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("feature_axis", [0, 1])
 def test_leading_dimensions(feature_axis):
     p = _problem(feature_axis=feature_axis, batch=24)
     x, w, dy, _, _ = _inputs(p)

@@ -67,7 +67,8 @@ GpuStatus GetPlanTarget(const bsparse_cuda_api& api, const GpuProduct& product,
   request.aligned = product.aligned;
   request.in_blocks = product.in_blocks;
   request.out_blocks = product.out_blocks;
-  request.density = static_cast<float>(product.density);
+  request.density = static_cast<float>(product.layout.density);
+  request.union_density = static_cast<float>(product.layout.union_density);
   request.batch = product.batch;
   request.num_pairs = product.num_pairs;
   bsparse_device device;
@@ -103,7 +104,7 @@ bsparse_matmul_plan DevicePlan(const MatmulPlan& plan, int64_t num_blocks,
   out.num_entries = static_cast<int32_t>(plan.num_entries());
   out.num_blocks = static_cast<int32_t>(num_blocks);
   out.num_packed = plan.num_packed();
-  out.stage_squares = plan.stage_squares();
+  out.fullest_stage = plan.fullest_stage();
   out.items = device_tables + plan.items_offset();
   out.entries = device_tables + plan.entries_offset();
   out.splits = device_tables + plan.splits_offset();

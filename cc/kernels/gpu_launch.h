@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "cc/plan/layout_plans.h"
 #include "cc/plan/matmul_plan.h"
 #include "cc/plan/types.h"
 #include "cuda/bsparse_cuda.h"
@@ -35,7 +36,7 @@ struct GpuProduct {
   bool aligned;  // activations lie at multiples of 16 bytes
   int in_blocks;
   int out_blocks;
-  double density;
+  LayoutStatistics layout;
   int num_pairs = 1;  // of dw
 };
 

@@ -38,7 +38,7 @@ class MatmulGpuOp final : public MatmulOpBase {
          Float32Math(attrs_.precision), call.gate != nullptr,
          IsAligned(call.x) && IsAligned(call.y) && IsAligned(call.residual),
          transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
-         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, call.plans->density()},
+         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, call.plans->statistics(transpose_, attrs_.block_size)},
         &target)));
     const auto plan = call.plans->matmul_plan(transpose_, call.batch, target);
     void* const stream = Stream(ctx);
@@ -84,7 +84,7 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/true,
          Float32Math(attrs_.precision), call.gate != nullptr, AllAligned(call.pairs),
-         attrs_.in_blocks, attrs_.out_blocks, call.plans->density(),
+         attrs_.in_blocks, attrs_.out_blocks, call.plans->statistics(/*transpose=*/false, attrs_.block_size),
          static_cast<int>(call.pairs.size())},
         &target)));
     const auto plan = call.plans->matmul_dw_plan(call.batch, target);

@@ -83,7 +83,7 @@ class SmallWorldGpuOp final : public SmallWorldOpBase {
                        /*is_dw=*/false, float32_math, /*gated=*/false, Aligned(call.at),
                        transpose ? attrs.out_blocks : attrs.in_blocks,
                        transpose ? attrs.in_blocks : attrs.out_blocks,
-                       call.plans[product]->density()},
+                       call.plans[product]->statistics(transpose, attrs.block_size)},
                       &target)));
     const auto plan = call.plans[product]->matmul_plan(transpose, call.shape.batch, target);
     tables->emplace_back();

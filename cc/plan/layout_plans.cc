@@ -5,6 +5,8 @@
 #include <list>
 #include <unordered_map>
 
+#include "cc/plan/union_density.h"
+
 namespace bsparse {
 namespace {
 
@@ -95,8 +97,15 @@ LayoutView LayoutPlans::layout() const {
   return {coords_.data(), static_cast<int64_t>(coords_.size() / 2), in_blocks_, out_blocks_};
 }
 
-double LayoutPlans::density() const {
-  return static_cast<double>(coords_.size() / 2) / (static_cast<double>(in_blocks_) * out_blocks_);
+LayoutStatistics LayoutPlans::statistics(bool transpose, int32_t block_size) const {
+  const double all = static_cast<double>(in_blocks_) * out_blocks_;
+  const double density = static_cast<double>(coords_.size() / 2) / all;
+  if (block_size > 16) return {density, 0.0};
+  const int half = block_size == 8;
+  std::call_once(union_density_once_[transpose][half], [&] {
+    union_density_[transpose][half] = UnionDensity(index(transpose), 16 / block_size);
+  });
+  return {density, union_density_[transpose][half]};
 }
 
 const BlockIndex& LayoutPlans::index(bool transpose) const {

@@ -16,13 +16,19 @@
 
 namespace bsparse {
 
+// What the choice of a kernel looks at.
+struct LayoutStatistics {
+  double density;  // stored blocks over all blocks
+  double union_density;  // of blocks of 8 and 16 (union_density.h); of others 0
+};
+
 // Thread-safe. Indices and plans are built on first use and live as long as this object.
 class LayoutPlans {
  public:
   explicit LayoutPlans(const LayoutView& layout);  // `layout` must be valid; it is copied
 
   LayoutView layout() const;
-  double density() const;  // stored blocks over all blocks
+  LayoutStatistics statistics(bool transpose, int32_t block_size) const;
   const BlockIndex& index(bool transpose) const;
   std::shared_ptr<const MatmulPlan> matmul_plan(bool transpose, int64_t batch,
                                                 const PlanTarget& target) const;
@@ -38,6 +44,9 @@ class LayoutPlans {
   const int32_t out_blocks_;
   mutable std::once_flag index_once_[2];
   mutable std::unique_ptr<const BlockIndex> index_[2];
+  // [transpose][whether blocks have 8 features, or 16]
+  mutable std::once_flag union_density_once_[2][2];
+  mutable double union_density_[2][2];
   mutable std::mutex mutex_;
   mutable std::map<PlanKey, std::shared_ptr<const MatmulPlan>> matmul_plans_;
   mutable std::map<PlanKey, std::shared_ptr<const MatmulDwPlan>> matmul_dw_plans_;

@@ -12,6 +12,7 @@
 #include "cc/plan/column_groups.h"
 #include "cc/plan/dw_tiles.h"
 #include "cc/plan/stream_cut.h"
+#include "cc/plan/sweep_stages.h"
 #include "cuda/bsparse_cuda.h"
 
 namespace bsparse {
@@ -76,6 +77,7 @@ void AppendEntries(const BlockIndex& index, int32_t column, std::vector<int32_t>
 }  // namespace
 
 int64_t BatchClass(int64_t batch, const PlanTarget& target) {
+  if (target.kernel == BSPARSE_SM90_SWEEP) return 1;  // is cut the same for all
   const int64_t tiles = std::min(BatchTiles(batch, target), 8 * Slots(target));
   int64_t rounded = 1;
   while (rounded < tiles) rounded *= 2;
@@ -86,6 +88,8 @@ MatmulPlan::MatmulPlan(const BlockIndex& index, int64_t batch, const PlanTarget&
     : target_(target) {
   if (target.kernel == BSPARSE_SM90_STREAM) {
     CutForStreams(index, batch);
+  } else if (target.kernel == BSPARSE_SM90_SWEEP) {
+    CutForSweeps(index);
   } else if (target.packed != 0) {
     const UnitIndex units = GatherUnits(index, target.entry_blocks, target.column_blocks);
     CutIntoItems(units.index, &units, batch);
@@ -112,6 +116,21 @@ void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
   }
   for (const StreamCut::Split& split : cut.splits) {
     tables_.insert(tables_.end(), {split.column, split.first_partial, split.num_partials});
+  }
+}
+
+void MatmulPlan::CutForSweeps(const BlockIndex& index) {
+  SweepStages cut = CutIntoSweeps(
+      index, {target_.ctas(), target_.cta_columns, target_.column_blocks,
+              target_.chunk_blocks, 1024 * target_.chunks});
+  num_items_ = static_cast<int32_t>(cut.items.size() / 4);
+  num_entries_ = static_cast<int64_t>(cut.stages.size()) / entry_words();
+  num_packed_ = cut.num_packed;
+  fullest_stage_ = cut.fullest_stage;
+  num_ordered_ = static_cast<int64_t>(cut.order.size() + cut.records.size());
+  tables_ = std::move(cut.items);
+  for (const auto* part : {&cut.stages, &cut.order, &cut.records, &cut.groups}) {
+    tables_.insert(tables_.end(), part->begin(), part->end());
   }
 }
 
@@ -175,7 +194,7 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
     const StageShape stage =
         StageOf(target.entry_blocks, target.column_blocks, target.cta_columns);
     for (const Item& item : items) {
-      stage_squares_ = std::max(stage_squares_, FullestStage(entries, item.first_entry,
+      fullest_stage_ = std::max(fullest_stage_, FullestStage(entries, item.first_entry,
                                                              item.last_entry, target.ctas(), stage));
     }
   }
@@ -197,6 +216,7 @@ void MatmulPlan::CutIntoItems(const BlockIndex& index, const UnitIndex* units, i
 
 int32_t MatmulPlan::entry_words() const {
   if (is_stream()) return kStreamEntryWords;
+  if (target_.kernel == BSPARSE_SM90_SWEEP) return target_.ctas() * int32_t{BSPARSE_SWEEP_STAGE_WORDS};
   if (!is_union()) return 2;
   return target_.ctas() * (target_.packed != 0 ? int32_t{BSPARSE_PACKED_RECORD_WORDS}
                                                : bsparse_record_words(target_.cta_columns));

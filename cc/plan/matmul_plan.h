@@ -26,8 +26,8 @@ struct PlanTarget {
   int32_t column_blocks = 1;  // and a column
   int32_t packed = 0;         // weight blocks are packed in the order of their use
   int32_t block_cells = 1;   // of streams and tiles of dw: cells along each side of a block, counted as blocks
-  int32_t chunk_blocks = 0;  // likewise: blocks side by side that are loaded together
-  int32_t chunks = 0;        // of those, a CTA's, at most
+  int32_t chunk_blocks = 0;  // of tiles of dw and sweeps: blocks side by side that are loaded together
+  int32_t chunks = 0;        // of those, a CTA's, at most; of sweeps: KiB of a stage
 
   int32_t ctas() const { return columns / cta_columns; }  // of an item
 
@@ -67,11 +67,11 @@ class MatmulPlan {
   int32_t num_splits() const { return num_splits_; }
   int32_t num_partials() const { return num_partials_; }
   int32_t num_packed() const { return num_packed_; }
-  int32_t stage_squares() const { return stage_squares_; }
+  int32_t fullest_stage() const { return fullest_stage_; }
 
   // items (num_items, 4), entries (num_entries, entry_words), of packed plans the order
-  // of weight blocks, splits (num_splits, 3), groups (groups, columns), one after the other. Of streams
-  // there are no items and groups.
+  // of weight blocks, of sweeps their records, splits (num_splits, 3), groups (groups, columns), one after the
+  // other. Of streams there are no items and groups.
   const std::vector<int32_t>& tables() const { return tables_; }
   int32_t entry_words() const;
   int64_t items_offset() const { return 0; }
@@ -89,6 +89,7 @@ class MatmulPlan {
   // `units`: what the columns of `index` are, unless they are blocks.
   void CutIntoItems(const BlockIndex& index, const UnitIndex* units, int64_t batch);
   void CutForStreams(const BlockIndex& index, int64_t batch);
+  void CutForSweeps(const BlockIndex& index);
   bool is_stream() const;
   bool is_union() const;
 
@@ -97,9 +98,9 @@ class MatmulPlan {
   int32_t num_splits_ = 0;
   int32_t num_partials_ = 0;
   int64_t num_entries_ = 0;
-  int64_t num_ordered_ = 0;  // weight blocks
+  int64_t num_ordered_ = 0;  // words of the order of weight blocks, and of records
   int32_t num_packed_ = 0;
-  int32_t stage_squares_ = 0;
+  int32_t fullest_stage_ = 0;
   std::vector<int32_t> tables_;
 };
 

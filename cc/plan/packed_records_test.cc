@@ -139,7 +139,7 @@ TEST_P(PackedPlan, RecordsNameEveryBlockOnceInOrder) {
         fullest = std::max(fullest, stage);
       }
     }
-    EXPECT_EQ(plan.stage_squares(), fullest);
+    EXPECT_EQ(plan.fullest_stage(), fullest);
   }
 }
 

@@ -62,6 +62,15 @@ bsparse_plan* bsparse_plan_matmul_dw(const bsparse_plan_request* request, char* 
                           request->batch};
 }
 
+double bsparse_plan_union_density(const int32_t* coords, int64_t num_blocks, int32_t in_blocks,
+                                  int32_t out_blocks, int32_t transpose, int32_t block_size) {
+  std::string message;
+  const auto plans =
+      bsparse::FindLayoutPlans({coords, num_blocks, in_blocks, out_blocks}, &message);
+  return plans == nullptr ? -1.0
+                          : plans->statistics(transpose != 0, block_size).union_density;
+}
+
 void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summary) {
   *summary = {};
   if (plan->matmul != nullptr) {
@@ -71,7 +80,7 @@ void bsparse_plan_describe(const bsparse_plan* plan, bsparse_plan_summary* summa
     summary->num_partials = matmul.num_partials();
     summary->num_entries = static_cast<int32_t>(matmul.num_entries());
     summary->num_packed = matmul.num_packed();
-    summary->stage_squares = matmul.stage_squares();
+    summary->fullest_stage = matmul.fullest_stage();
     summary->tables = matmul.tables().data();
     summary->tables_size = static_cast<int64_t>(matmul.tables().size());
     summary->items_offset = matmul.items_offset();

@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
   int32_t num_items;
   int32_t num_splits, num_partials, num_entries;  // of a matmul plan
-  int32_t num_packed, stage_squares;             // likewise
+  int32_t num_packed, fullest_stage;             // likewise
   int32_t num_blocks, batch_splits;             // of a weight-gradient plan
   int32_t ctas, chunks, whole_items;            // likewise, of tiles
   const int32_t* tables;
@@ -44,6 +44,10 @@ BSPARSE_PLAN_EXPORT bsparse_plan* bsparse_plan_matmul(const bsparse_plan_request
                                                       size_t error_size);
 BSPARSE_PLAN_EXPORT bsparse_plan* bsparse_plan_matmul_dw(const bsparse_plan_request* request,
                                                          char* error, size_t error_size);
+// The `union_density` of a bsparse_tile_request (cuda/bsparse_cuda.h), or -1 if the layout is not valid.
+BSPARSE_PLAN_EXPORT double bsparse_plan_union_density(const int32_t* coords, int64_t num_blocks,
+                                                      int32_t in_blocks, int32_t out_blocks,
+                                                      int32_t transpose, int32_t block_size);
 BSPARSE_PLAN_EXPORT void bsparse_plan_describe(const bsparse_plan* plan,
                                                bsparse_plan_summary* summary);
 BSPARSE_PLAN_EXPORT void bsparse_plan_free(bsparse_plan* plan);

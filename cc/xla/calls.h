@@ -80,7 +80,7 @@ struct MatmulGpu {
   int32_t num_partials = 0;
   int32_t num_entries = 0;
   int32_t num_packed = 0;
-  int32_t stage_squares = 0;
+  int32_t fullest_stage = 0;
   int64_t entries_offset = 0;
   int64_t splits_offset = 0;
   int64_t groups_offset = 0;
@@ -96,7 +96,7 @@ struct MatmulGpu {
     visitor("num_partials", self.num_partials);
     visitor("num_entries", self.num_entries);
     visitor("num_packed", self.num_packed);
-    visitor("stage_squares", self.stage_squares);
+    visitor("fullest_stage", self.fullest_stage);
     visitor("entries_offset", self.entries_offset);
     visitor("splits_offset", self.splits_offset);
     visitor("groups_offset", self.groups_offset);

@@ -32,7 +32,7 @@ inline GpuStatus MatmulArgs(const xla_calls::Matmul& call, const xla_calls::Matm
   args->plan.num_entries = gpu.num_entries;
   args->plan.num_blocks = gpu.num_blocks;
   args->plan.num_packed = gpu.num_packed;
-  args->plan.stage_squares = gpu.stage_squares;
+  args->plan.fullest_stage = gpu.fullest_stage;
   args->plan.items = tables;
   args->plan.entries = tables + gpu.entries_offset;
   args->plan.splits = tables + gpu.splits_offset;

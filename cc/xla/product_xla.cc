@@ -180,7 +180,8 @@ class MatmulXlaOp final : public XlaOpKernel {
         {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
          Float32Math(attrs_.precision), call.has_gate, kBuffersAreAligned,
          transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
-         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, coords.plans->density()},
+         transpose_ ? attrs_.in_blocks : attrs_.out_blocks,
+         coords.plans->statistics(transpose_, attrs_.block_size)},
         &target)));
     const auto plan = coords.plans->matmul_plan(transpose_, call.batch, target);
     operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));
@@ -195,7 +196,7 @@ class MatmulXlaOp final : public XlaOpKernel {
     gpu.num_partials = plan->num_partials();
     gpu.num_entries = static_cast<int32_t>(plan->num_entries());
     gpu.num_packed = plan->num_packed();
-    gpu.stage_squares = plan->stage_squares();
+    gpu.fullest_stage = plan->fullest_stage();
     gpu.entries_offset = plan->entries_offset();
     gpu.splits_offset = plan->splits_offset();
     gpu.groups_offset = plan->groups_offset();
@@ -327,7 +328,8 @@ class MatmulDwXlaOp final : public XlaOpKernel {
         *api,
         {dtype_, attrs_.block_size, attrs_.feature_axis, batch, /*is_dw=*/true,
          Float32Math(attrs_.precision), call.has_gate, aligned,
-         attrs_.in_blocks, attrs_.out_blocks, coords.plans->density(), num_pairs_},
+         attrs_.in_blocks, attrs_.out_blocks, coords.plans->statistics(/*transpose=*/false, attrs_.block_size),
+         num_pairs_},
         &target)));
     const auto plan = coords.plans->matmul_dw_plan(batch, target);
     operands->push_back(xla::ConstantR1<int32_t>(builder, plan->tables()));

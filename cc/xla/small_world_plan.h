@@ -23,7 +23,7 @@ inline void WriteSmallWorldPlan(const bsparse_matmul_plan& plan, const int32_t* 
   };
   numbers->insert(numbers->end(),
                   {plan.kernel, plan.columns, plan.num_items, plan.num_splits, plan.num_partials,
-                   plan.num_entries, plan.num_blocks, plan.num_packed, plan.stage_squares,
+                   plan.num_entries, plan.num_blocks, plan.num_packed, plan.fullest_stage,
                    place(plan.items), place(plan.entries), place(plan.splits), place(plan.groups)});
 }
 
@@ -37,7 +37,7 @@ inline bsparse_matmul_plan ReadSmallWorldPlan(const int32_t* numbers, const int3
   plan.num_entries = numbers[5];
   plan.num_blocks = numbers[6];
   plan.num_packed = numbers[7];
-  plan.stage_squares = numbers[8];
+  plan.fullest_stage = numbers[8];
   plan.items = tables + numbers[9];
   plan.entries = tables + numbers[10];
   plan.splits = tables + numbers[11];

@@ -14,7 +14,7 @@ bsparse_matmul_plan PlanOf(int32_t first, const int32_t* tables) {
   int32_t number = first;
   for (int32_t* field : {&plan.kernel, &plan.columns, &plan.num_items, &plan.num_splits,
                          &plan.num_partials, &plan.num_entries, &plan.num_blocks, &plan.num_packed,
-                         &plan.stage_squares}) {
+                         &plan.fullest_stage}) {
     *field = number++;
   }
   plan.items = tables;
@@ -44,7 +44,7 @@ TEST(SmallWorldPlanTest, PlansComeBackWithTheirTablesInOneArray) {
     EXPECT_EQ(found.num_entries, wanted.num_entries);
     EXPECT_EQ(found.num_blocks, wanted.num_blocks);
     EXPECT_EQ(found.num_packed, wanted.num_packed);
-    EXPECT_EQ(found.stage_squares, wanted.stage_squares);
+    EXPECT_EQ(found.fullest_stage, wanted.fullest_stage);
     EXPECT_EQ(found.items, wanted.items);
     EXPECT_EQ(found.entries, wanted.entries);
     EXPECT_EQ(found.splits, wanted.splits);

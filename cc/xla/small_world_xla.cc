@@ -211,7 +211,8 @@ class SmallWorldXlaOp final : public XlaOpKernel {
             {dtype_, product.block_size, product.feature_axis, shape.batch, /*is_dw=*/false,
              float32_math, /*gated=*/false, /*aligned=*/true,
              transpose ? product.out_blocks : product.in_blocks,
-             transpose ? product.in_blocks : product.out_blocks, layouts.plans[j]->density()},
+             transpose ? product.in_blocks : product.out_blocks,
+             layouts.plans[j]->statistics(transpose, product.block_size)},
             &target)));
         const auto plan = layouts.plans[j]->matmul_plan(transpose, shape.batch, target);
         bsparse_matmul_args args;
