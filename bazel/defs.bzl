@@ -99,9 +99,9 @@ _OLDEST = [
 _HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
 
 def cuda_object(name, src, hdrs = [], copts = [], architectures = []):
-    """Compiles one .cu file to <name>.pic.o; unless told otherwise sm90_*.cu for Hopper alone."""
+    """Compiles one .cu file to <name>.pic.o; unless told otherwise those of sm90/ for Hopper alone."""
     if not architectures:
-        architectures = _HOPPER if src.startswith("sm90_") else _ARCHITECTURES
+        architectures = _HOPPER if src.startswith("sm90/") else _ARCHITECTURES
     native.genrule(
         name = name,
         srcs = [src] + hdrs,

@@ -23,7 +23,7 @@
 #include "benchmarks/gpu_constants_rows.cuh"
 #include "cuda/error.h"
 #include "cuda/ptx.cuh"
-#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90/ptx.cuh"
 #include "cuda/tensor_map.h"
 
 namespace {

@@ -10,7 +10,7 @@
 
 #include "benchmarks/gpu_constants.cuh"
 #include "cuda/ptx.cuh"
-#include "cuda/sm90_ptx.cuh"
+#include "cuda/sm90/ptx.cuh"
 
 namespace bsparse {
 

@@ -1,12 +1,11 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
-The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that these
-come in, and every byte once through memory; of sweeps also reads of shared memory, where every block finds its x
-and, for every batch tile, its weights. For union tiles the second is the x tiles that
-the CTAs of an item read, and those that they are sent, and products are padded to 64 outputs; for sweeps all of x that an
-item uses; for
-the others both operands of every block, at the rate that sharing neighbours see; for the dense
-product the tensor cores' rate.
+The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that
+these come in, and every byte once through memory; of sweeps also reads of shared memory, where every
+block finds its x and, for every batch tile, its weights. L2 reads are for union tiles the x tiles that
+the CTAs of an item read, and those that they are sent (and products are padded to 64 outputs), for
+sweeps all of x that an item uses, for the others both operands of every block, at the rate that
+sharing neighbours see. The dense product is bound by the tensor cores.
 
 The Hopper kernels, streams and dw among them, leave their reading to copy engines (TMA), which take
 boxes row by row. Rows of 32 bytes and less, such as a block of 16 and a batch entry with features
@@ -172,7 +171,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
 
 def _short_activation_rows(work, tile):
     """Rows of at most SHORT_ROW bytes in which a block's features of the whole batch come."""
-    # As stream_turns_inputs of cuda/sm90_policy.cuh.
+    # As stream_turns_inputs of cuda/sm90/policy.cuh.
     cells = max(1, tile.block_cells)  # along a side; each has rows of its own
     features = work.block_size // cells
     turned = (tile.kernel == SM90_STREAM and work.size == 2

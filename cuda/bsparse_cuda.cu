@@ -4,17 +4,17 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cuda/activation_grad.h"
 #include "cuda/check.h"
 #include "cuda/choose_kernel.h"
+#include "cuda/dense/matmul.h"
 #include "cuda/error.h"
-#include "cuda/dense_matmul.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/matmul_workspace.h"
-#include "cuda/recurrent.h"
-#include "cuda/sm90_dw_tiles_policy.cuh"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/pointwise/activation_grad.h"
+#include "cuda/pointwise/recurrent.h"
+#include "cuda/sm90/dw_tiles_policy.cuh"
+#include "cuda/sm90/policy.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {

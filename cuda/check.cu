@@ -2,8 +2,8 @@
 
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
-#include "cuda/sm90_dw_tiles_policy.cuh"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90/dw_tiles_policy.cuh"
+#include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
 namespace {

@@ -4,10 +4,10 @@
 #include <cstdint>
 
 #include "cuda/check.h"
-#include "cuda/cublas.h"
-#include "cuda/policy.cuh"
-#include "cuda/sm90_dw_tiles_policy.cuh"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/dense/cublas.h"
+#include "cuda/sm80/policy.cuh"
+#include "cuda/sm90/dw_tiles_policy.cuh"
+#include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "cuda/check.h"
 #include "cuda/kernel_table.h"
-#include "cuda/policy.cuh"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm80/policy.cuh"
+#include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
 namespace {

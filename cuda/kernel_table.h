@@ -8,7 +8,7 @@
 
 #include "cuda/bsparse_cuda.h"
 #include "cuda/matmul_params.h"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
 

@@ -6,8 +6,8 @@
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/matmul_workspace.h"
-#include "cuda/policy.cuh"
-#include "cuda/sm90_dw_tiles_policy.cuh"
+#include "cuda/sm80/policy.cuh"
+#include "cuda/sm90/dw_tiles_policy.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/tensor_map.h"
 

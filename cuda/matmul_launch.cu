@@ -6,7 +6,7 @@
 #include "cuda/error.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_workspace.h"
-#include "cuda/policy.cuh"
+#include "cuda/sm80/policy.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {

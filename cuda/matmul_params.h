@@ -154,7 +154,7 @@ struct MatmulDwParams {
 };
 
 // The same for small batches. x and dy have rows of 16-byte chunks, with features first if small_dw_turns. Each warp
-// takes units of one cell (policy.cuh) or, where that is a block of 8, of two that come one after the other.
+// takes units of one cell (sm80/policy.cuh) or, where that is a block of 8, of two that come one after the other.
 struct SmallMatmulDwParams {
   struct Operands {
     const void* x;

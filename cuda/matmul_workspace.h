@@ -25,7 +25,7 @@ size_t weight_bytes(const bsparse_matmul_args& args);
 bool wants_packed(const bsparse_matmul_args& args);
 
 // Hopper's TF32 products want weights along the reduction, and those with features first in an order of
-// their own (sm90_turned_inputs.cuh).
+// their own (sm90/turned_inputs.cuh).
 bool arranges_weights(const bsparse_matmul_args& args);
 
 // Streams of short rows of x want them with features first, in rows of turned_row elements: the batch and what makes

@@ -2,7 +2,7 @@
 #include "cuda/early_launch.cuh"
 #include "cuda/kernel_table.h"
 #include "cuda/ptx.cuh"
-#include "cuda/sm90_policy.cuh"
+#include "cuda/sm90/policy.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {

@@ -152,6 +152,20 @@ def sweep_tile(kernels, ctas, mode, block_size, feature_axis, density=0.1):
     return tile
 
 
+def assert_the_same_in_a_graph(prepare, shape, dtype):
+    """prepare(y): a call that writes a tensor of this shape."""
+    eager, replayed = (torch.empty(shape, dtype=dtype, device="cuda") for _ in range(2))
+    calls = [prepare(y) for y in (eager, replayed)]
+    calls[0]()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        calls[1]()
+    replayed.zero_()
+    graph.replay()
+    assert torch.equal(eager, replayed)
+
+
 def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, seed=0,
                  shape=None, density=0.4, segment=None, use_gate=False, use_bias=False,
                  activation="none", misaligned=False, tile=None, residual=None):

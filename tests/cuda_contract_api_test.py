@@ -11,7 +11,7 @@ import pytest
 
 import cuda_binding as cuda
 from cuda_checks import (
-    BLOCK_SIZES, MODES, check_matmul, dense_matrix, dense_tile, float64, on_gpu,
+    BLOCK_SIZES, MODES, assert_the_same_in_a_graph, check_matmul, dense_matrix, dense_tile, float64, on_gpu,
 )
 
 torch = cuda.torch
@@ -52,20 +52,12 @@ def test_products_inside_a_cuda_graph(kernels, feature_axis, batch):
     shape = (batch, 192) if feature_axis == 1 else (192, batch)
     x = torch.randn(shape, device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 32, 32), device="cuda").to(torch.bfloat16)
-    eager, replayed = torch.empty_like(x), torch.empty_like(x)
     tile = kernels.tile("bfloat16", 32, batch, feature_axis=feature_axis, gated=True)
     plan = cuda.matmul_plan(layout, tile, segment=1)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
-    calls = [kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
-                                    gate=gate) for y in (eager, replayed)]
-    calls[0]()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        calls[1]()
-    replayed.zero_()
-    graph.replay()
-    assert torch.equal(eager, replayed)
+    assert_the_same_in_a_graph(
+        lambda y: kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
+                                         gate=gate), x.shape, x.dtype)
 
 
 @pytest.mark.parametrize("feature_axis", (0, 1))

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
-from cuda_checks import check_matmul, dense_matrix, float64, on_gpu, sweep_tile
+from cuda_checks import (
+    assert_the_same_in_a_graph, check_matmul, dense_matrix, float64, on_gpu, sweep_tile,
+)
 
 torch = cuda.torch
 pytestmark = pytest.mark.skipif(cuda.unavailable() is not None, reason=str(cuda.unavailable()))
@@ -107,23 +109,14 @@ def test_nan_travels_along_stored_blocks_only(kernels, block_size):
 def test_sweeps_inside_a_cuda_graph(kernels, feature_axis):
     layout = np.random.default_rng(0).random((40, 60)) < 0.1
     tile = sweep_tile(kernels, 2, "bfloat16", 16, feature_axis)
-    shape = (640, 960) if feature_axis == 1 else (960, 640)
-    x = torch.randn(shape[:1] + (640,) if feature_axis == 1 else (640, 640), device="cuda")
-    x = x.to(torch.bfloat16)
+    x = torch.randn((640, 640), device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 16, 16), device="cuda").to(torch.bfloat16)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
-    eager, replayed = (torch.empty(shape, dtype=x.dtype, device="cuda") for _ in range(2))
     plan = cuda.matmul_plan(layout, tile)
-    calls = [kernels.prepare_matmul("bfloat16", 16, feature_axis, layout.shape, plan, x, w, y,
-                                    gate=gate) for y in (eager, replayed)]
-    calls[0]()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        calls[1]()
-    replayed.zero_()
-    graph.replay()
-    assert torch.equal(eager, replayed)
+    assert_the_same_in_a_graph(
+        lambda y: kernels.prepare_matmul("bfloat16", 16, feature_axis, layout.shape, plan, x, w, y,
+                                         gate=gate),
+        (640, 960) if feature_axis == 1 else (960, 640), x.dtype)
 
 
 @pytest.mark.parametrize("feature_axis, batch, misplaced", [

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/layout_testing.h"
 #include "cc/plan/matmul_plan.h"
 #include "cuda/bsparse_cuda.h"
 #include "gtest/gtest.h"
@@ -21,32 +22,7 @@
 namespace bsparse {
 namespace {
 
-struct Layout {
-  std::vector<int32_t> coords;
-  int32_t in_blocks, out_blocks;
-  LayoutView view() const {
-    return {coords.data(), static_cast<int64_t>(coords.size() / 2), in_blocks, out_blocks};
-  }
-};
-
 using Stored = std::function<bool(int32_t c, int32_t k)>;
-
-Layout Where(int32_t in_blocks, int32_t out_blocks, const Stored& stored) {
-  Layout layout{{}, in_blocks, out_blocks};
-  for (int32_t c = 0; c < in_blocks; ++c) {
-    for (int32_t k = 0; k < out_blocks; ++k) {
-      if (stored(c, k)) layout.coords.insert(layout.coords.end(), {c, k});
-    }
-  }
-  return layout;
-}
-
-Layout Random(int32_t in_blocks, int32_t out_blocks, double density, uint32_t seed) {
-  std::mt19937 random(seed);
-  return Where(in_blocks, out_blocks, [&](int32_t, int32_t) {
-    return std::uniform_real_distribution<>(0, 1)(random) < density;
-  });
-}
 
 // As the kernels say it of 16-bit elements, or of TF32.
 DwTileTarget Target(int32_t block_size, int32_t ctas, bool tf32 = false) {
@@ -66,7 +42,7 @@ DwTileTarget Target(int32_t block_size, int32_t ctas, bool tf32 = false) {
 }
 
 // Checks all that a kernel relies on.
-void CheckTiles(const Layout& layout, const DwTileTarget& target) {
+void CheckTiles(const TestLayout& layout, const DwTileTarget& target) {
   const BlockIndex index(layout.view(), /*transpose=*/false);
   const DwTiles tiles = CutIntoDwTiles(index, target);
   const int32_t width = 2 + tiles.chunks, size = target.chunk_blocks;
@@ -134,7 +110,7 @@ void CheckTilesOfLayouts(const DwTileTarget& target) {
   // As many cells, whatever a block has of them.
   const auto check = [&](int32_t in_blocks, int32_t out_blocks, const Stored& stored) {
     const int32_t cells = target.block_cells;
-    CheckTiles(Where((in_blocks + cells - 1) / cells, (out_blocks + cells - 1) / cells, stored),
+    CheckTiles(LayoutWhere((in_blocks + cells - 1) / cells, (out_blocks + cells - 1) / cells, stored),
                target);
   };
   for (const double density : {0.003, 0.05, 0.4, 1.0}) {
@@ -170,7 +146,7 @@ TEST(DwTiles, HoldEveryBlockOnceOfAnyLayout) {
 }
 
 TEST(DwTiles, OfNoBlocksAreNone) {
-  const BlockIndex index(Random(9, 9, 0.0, 1).view(), /*transpose=*/false);
+  const BlockIndex index(RandomLayout(9, 9, 0.0, 1).view(), /*transpose=*/false);
   EXPECT_EQ(CutIntoDwTiles(index, Target(16, 2)).num_items, 0);
 }
 
@@ -186,7 +162,7 @@ double ChunkLoads(const DwTiles& tiles, int32_t ctas) {
 TEST(DwTiles, LoadFewChunks) {
   // 8192 x 8192 in blocks of 16: 26214 blocks, 200 for each multiprocessor. A tile of 10.7 x 10.7
   // chunks has 183 of them.
-  const BlockIndex index(Random(512, 512, 0.1, 1).view(), /*transpose=*/false);
+  const BlockIndex index(RandomLayout(512, 512, 0.1, 1).view(), /*transpose=*/false);
   const DwTiles alone = CutIntoDwTiles(index, Target(16, 1));
   EXPECT_LT(ChunkLoads(alone, 1), 1.15 * 26214 / 183 * 2 * 10.7);
   EXPECT_LT(ChunkLoads(CutIntoDwTiles(index, Target(16, 2)), 2), 0.85 * ChunkLoads(alone, 1));
@@ -196,7 +172,7 @@ TEST(DwTiles, LoadFewChunks) {
 }
 
 TEST(DwTiles, FewTilesAreSplitAlongTheBatch) {
-  const BlockIndex index(Random(20, 20, 0.2, 1).view(), /*transpose=*/false);
+  const BlockIndex index(RandomLayout(20, 20, 0.2, 1).view(), /*transpose=*/false);
   const DwTiles tiles = CutIntoDwTiles(index, Target(16, 2));
   EXPECT_GE(tiles.num_items * tiles.batch_splits, 33);
   EXPECT_EQ(tiles.whole_items, 0);
@@ -209,13 +185,13 @@ TEST(MatmulDwPlan, OfTilesHasTheirTables) {
   target.cta_columns = 192;
   target.chunk_blocks = 4;
   target.chunks = 28;
-  const BlockIndex index(Random(100, 100, 0.1, 1).view(), /*transpose=*/false);
+  const BlockIndex index(RandomLayout(100, 100, 0.1, 1).view(), /*transpose=*/false);
   const MatmulDwPlan plan(index, /*batch=*/8192, target);
   EXPECT_EQ(plan.ctas(), 2);
   EXPECT_EQ(plan.blocks_offset(), int64_t{plan.num_items()} * 2 * (2 + plan.chunks()));
   EXPECT_EQ(static_cast<int64_t>(plan.tables().size()),
             plan.blocks_offset() + int64_t{plan.num_items()} * 2 * 192 * 3);
-  const BlockIndex nothing(Random(9, 9, 0.0, 1).view(), /*transpose=*/false);
+  const BlockIndex nothing(RandomLayout(9, 9, 0.0, 1).view(), /*transpose=*/false);
   EXPECT_EQ(MatmulDwPlan(nothing, 0, target).num_items(), 0);
 }
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <random>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/layout_testing.h"
 #include "cc/plan/matmul_plan.h"
 #include "cc/plan/packed_records.h"
 #include "cuda/bsparse_cuda.h"
@@ -15,28 +15,6 @@
 
 namespace bsparse {
 namespace {
-
-struct Layout {
-  std::vector<int32_t> coords;
-  int32_t in_blocks, out_blocks;
-  LayoutView view() const {
-    return {coords.data(), static_cast<int64_t>(coords.size() / 2), in_blocks, out_blocks};
-  }
-};
-
-Layout Random(int32_t in_blocks, int32_t out_blocks, double density, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<std::pair<int32_t, int32_t>> blocks;
-  for (int32_t c = 0; c < in_blocks; ++c) {
-    for (int32_t k = 0; k < out_blocks; ++k) {
-      if (std::uniform_real_distribution<>(0, 1)(random) < density) blocks.emplace_back(c, k);
-    }
-  }
-  std::shuffle(blocks.begin(), blocks.end(), random);
-  Layout layout{{}, in_blocks, out_blocks};
-  for (const auto& [c, k] : blocks) layout.coords.insert(layout.coords.end(), {c, k});
-  return layout;
-}
 
 struct Units {
   int32_t entry_blocks, column_blocks;
@@ -57,7 +35,7 @@ PlanTarget Target(const Units& units, int32_t ctas) {
 }
 
 TEST(GatherUnits, HoldEveryBlockAtItsPlace) {
-  const Layout layout = Random(13, 7, 0.3, 1);  // no multiples of a unit's sides
+  const TestLayout layout = Shuffled(RandomLayout(13, 7, 0.3, 1), 1);  // no multiples of a unit's sides
   const BlockIndex index(layout.view(), false);
   const UnitIndex units = GatherUnits(index, 4, 2);
   EXPECT_EQ(units.index.in_blocks(), 4);
@@ -82,7 +60,7 @@ class PackedPlan : public testing::TestWithParam<std::pair<Units, int32_t>> {};
 
 TEST_P(PackedPlan, RecordsNameEveryBlockOnceInOrder) {
   const auto& [units, ctas] = GetParam();
-  const Layout layout = Random(50, 61, 0.12, 2);
+  const TestLayout layout = Shuffled(RandomLayout(50, 61, 0.12, 2), 2);
   const BlockIndex index(layout.view(), false);
   for (const int64_t batch : {64, 8192}) {
     const PlanTarget target = Target(units, ctas);
@@ -162,7 +140,7 @@ TEST(KeepStagesSmall, OrdersRounds) {
   for (const int32_t ctas : {1, 2, 8}) {
     const int32_t row = ctas * words;
     for (const double density : {0.05, 0.1, 0.2}) {
-      const Layout layout = Random(1000, kSixteens * ctas, density, 3);
+      const TestLayout layout = Shuffled(RandomLayout(1000, kSixteens * ctas, density, 3), 3);
       const UnitIndex units = GatherUnits(BlockIndex(layout.view(), false), 1, 1);
       std::vector<int32_t> before = {7, 7}, records;  // what lies before stays
       // Rounds as they come: an input block each, of which every CTA takes what it has.
@@ -210,7 +188,7 @@ TEST(KeepStagesSmall, OrdersRounds) {
 }
 
 TEST(KeepStagesSmall, LeavesFullRoundsAlone) {
-  const Layout layout = Random(64, kSixteens, 1.0, 3);
+  const TestLayout layout = Shuffled(RandomLayout(64, kSixteens, 1.0, 3), 3);
   const UnitIndex units = GatherUnits(BlockIndex(layout.view(), false), 1, 1);
   std::vector<int32_t> records;
   for (int32_t c = 0; c < 64; ++c) {

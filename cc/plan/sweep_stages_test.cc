@@ -5,44 +5,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <random>
 #include <set>
-#include <utility>
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/layout_testing.h"
 #include "cc/plan/matmul_plan.h"
 #include "cuda/bsparse_cuda.h"
 #include "gtest/gtest.h"
 
 namespace bsparse {
 namespace {
-
-struct Layout {
-  int32_t in_blocks, out_blocks;
-  std::vector<int32_t> coords;
-  LayoutView view() const {
-    return {coords.data(), static_cast<int64_t>(coords.size() / 2), in_blocks, out_blocks};
-  }
-};
-
-template <class Stored>
-Layout Make(int32_t in_blocks, int32_t out_blocks, const Stored& stored) {
-  Layout layout{in_blocks, out_blocks, {}};
-  for (int32_t c = 0; c < in_blocks; ++c) {
-    for (int32_t k = 0; k < out_blocks; ++k) {
-      if (stored(c, k)) layout.coords.insert(layout.coords.end(), {c, k});
-    }
-  }
-  return layout;
-}
-
-Layout Random(int32_t in_blocks, int32_t out_blocks, double density, uint32_t seed) {
-  std::mt19937 random(seed);
-  return Make(in_blocks, out_blocks, [&](int32_t, int32_t) {
-    return std::uniform_real_distribution<>(0, 1)(random) < density;
-  });
-}
 
 SweepShape Shape(int32_t block_size, int32_t ctas, int32_t stage_kib) {
   return {ctas, 512 / block_size, 16 / block_size, 64 / block_size, 1024 * stage_kib};
@@ -92,7 +65,7 @@ TEST(CutIntoSweeps, HasEveryBlockOnce) {
   for (const int32_t block_size : {8, 16}) {
     for (const int32_t ctas : {1, 2}) {
       for (const bool transpose : {false, true}) {
-        const Layout layout = Random(133, 211, 0.07, 3);
+        const TestLayout layout = RandomLayout(133, 211, 0.07, 3);
         const BlockIndex index(layout.view(), transpose);
         const SweepShape shape = Shape(block_size, ctas, 37);
         const SweepStages cut = CutIntoSweeps(index, shape);
@@ -117,7 +90,7 @@ TEST(CutIntoSweeps, HasEveryBlockOnce) {
 }
 
 TEST(CutIntoSweeps, ADenseBoxFitsInAStageOfItsOwn) {
-  const Layout layout = Make(64, 64, [](int32_t, int32_t) { return true; });
+  const TestLayout layout = LayoutWhere(64, 64, [](int32_t, int32_t) { return true; });
   const SweepShape shape = Shape(8, 1, 37);
   const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
   EXPECT_EQ(cut.items[2] - cut.items[1], 8);
@@ -125,7 +98,7 @@ TEST(CutIntoSweeps, ADenseBoxFitsInAStageOfItsOwn) {
 }
 
 TEST(CutIntoSweeps, LeavesOutBoxesThatNobodyUses) {
-  const Layout layout = Make(64, 64, [](int32_t c, int32_t) { return c / 8 == 1 || c / 8 == 5; });
+  const TestLayout layout = LayoutWhere(64, 64, [](int32_t c, int32_t) { return c / 8 == 1 || c / 8 == 5; });
   const SweepShape shape = Shape(8, 2, 75);
   const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
   std::set<int32_t> boxes;
@@ -139,7 +112,7 @@ TEST(CutIntoSweeps, LeavesOutBoxesThatNobodyUses) {
 
 TEST(CutIntoSweeps, WarpsOfAGroupHaveAboutTheSameToDo) {
   // Columns of all weights, from none to full: those of a group differ by up to twice, and add up in pairs.
-  const Layout layout = Make(256, 256, [](int32_t c, int32_t k) { return c < k * 37 % 256; });
+  const TestLayout layout = LayoutWhere(256, 256, [](int32_t c, int32_t k) { return c < k * 37 % 256; });
   const SweepShape shape = Shape(16, 2, 37);
   const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
   const size_t warps = static_cast<size_t>(shape.ctas) * BSPARSE_SWEEP_WARPS;
@@ -155,7 +128,7 @@ TEST(CutIntoSweeps, WarpsOfAGroupHaveAboutTheSameToDo) {
 }
 
 TEST(CutIntoSweeps, OfALayoutWithoutBlocksItemsHaveEmptyStages) {
-  const Layout layout{10, 100, {}};
+  const TestLayout layout{10, 100, {}};
   const SweepShape shape = Shape(16, 2, 75);
   const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
   EXPECT_EQ(cut.items, (std::vector<int32_t>{0, 0, 1, -1, 1, 1, 2, -1}));
@@ -165,7 +138,7 @@ TEST(CutIntoSweeps, OfALayoutWithoutBlocksItemsHaveEmptyStages) {
 }
 
 TEST(MatmulPlan, OfASweepHasItsTablesInOrder) {
-  const Layout layout = Random(40, 70, 0.1, 5);
+  const TestLayout layout = RandomLayout(40, 70, 0.1, 5);
   const BlockIndex index(layout.view(), false);
   PlanTarget target;
   target.sm_count = 132;

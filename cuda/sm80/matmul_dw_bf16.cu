@@ -1,0 +1,9 @@
+#include "cuda/sm80/matmul_dw.cuh"
+
+namespace bsparse {
+
+Kernel sm80_matmul_dw_bf16(int block_size, int feature_axis) {
+  return sm80_matmul_dw_for<Bf16>(block_size, feature_axis);
+}
+
+}  // namespace bsparse

@@ -1,0 +1,9 @@
+#include "cuda/sm80/small_dw.cuh"
+
+namespace bsparse {
+
+Kernel sm80_small_dw_fp16(int block_size, int feature_axis) {
+  return sm80_small_dw_for<Fp16>(block_size, feature_axis);
+}
+
+}  // namespace bsparse

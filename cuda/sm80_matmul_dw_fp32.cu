@@ -1,9 +1,0 @@
-#include "cuda/sm80_matmul_dw.cuh"
-
-namespace bsparse {
-
-Kernel sm80_matmul_dw_fp32(int block_size, int feature_axis) {
-  return sm80_matmul_dw_for<Fp32>(block_size, feature_axis);
-}
-
-}  // namespace bsparse

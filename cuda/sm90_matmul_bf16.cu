@@ -1,7 +1,0 @@
-#include "cuda/sm90_matmul.cuh"
-
-namespace bsparse {
-
-Kernel sm90_matmul_bf16(const MatmulVariant& variant) { return sm90_matmul_for<Bf16>(variant); }
-
-}  // namespace bsparse

@@ -1,9 +1,0 @@
-#include "cuda/sm90_matmul_dw.cuh"
-
-namespace bsparse {
-
-Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis) {
-  return sm90_matmul_dw_for<Fp16>(block_size, feature_axis);
-}
-
-}  // namespace bsparse

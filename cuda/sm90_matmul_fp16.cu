@@ -1,7 +1,0 @@
-#include "cuda/sm90_matmul.cuh"
-
-namespace bsparse {
-
-Kernel sm90_matmul_fp16(const MatmulVariant& variant) { return sm90_matmul_for<Fp16>(variant); }
-
-}  // namespace bsparse

@@ -1,7 +1,0 @@
-#include "cuda/sm90_matmul.cuh"
-
-namespace bsparse {
-
-Kernel sm90_matmul_tf32(const MatmulVariant& variant) { return sm90_matmul_for<Tf32>(variant); }
-
-}  // namespace bsparse
