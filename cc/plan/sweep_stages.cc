@@ -28,7 +28,9 @@ std::vector<int32_t> DealColumns(const BlockIndex& index, const SweepShape& shap
   // Doublings of the mean.
   const double mean = static_cast<double>(index.num_blocks()) / units;
   std::vector<long> magnitude(units);
-  for (int32_t u = 0; u < units; ++u) magnitude[u] = std::lround(std::log2((weight(u) + 1) / mean));
+  for (int32_t u = 0; u < units; ++u) {
+    magnitude[u] = std::lround(std::log2((weight(u) + 1) / (mean + 1)));
+  }
   std::vector<int32_t> order(units);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
@@ -172,13 +174,9 @@ class Sweep {
   std::vector<int64_t> next_;    // of each column the first entry that no stage has yet
 };
 
-}  // namespace
-
-namespace {
-
-SweepStages Cut(const BlockIndex& index, const SweepShape& shape, std::vector<int32_t> groups_of_columns) {
+SweepStages Cut(const BlockIndex& index, const SweepShape& shape, std::vector<int32_t> dealt) {
   SweepStages cut;
-  cut.groups = std::move(groups_of_columns);
+  cut.groups = std::move(dealt);
   const int32_t block_size = BSPARSE_SWEEP_BOX_FEATURES / shape.box_blocks;
   const int32_t block_bytes = 2 * block_size * block_size;
   const int32_t columns = shape.ctas * shape.cta_columns;
