@@ -26,14 +26,14 @@ FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream", "sm90 dw tiles
 
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
-    "modelled on an H100 the sparse kernels take {sparse}, the dense matrix {dense}: sparse (dense "
+    "modelled on Hopper GPUs the sparse kernels take {sparse}, the dense matrix {dense}: sparse (dense "
     "must win clearly, as it needs scratch memory)",
-    "modelled on an H100 the sparse kernels take {sparse}, the dense matrix {dense}: dense",
-    "the dense matrix would be faster ({dense} against {sparse}, modelled on an H100), but it is "
+    "modelled on Hopper GPUs the sparse kernels take {sparse}, the dense matrix {dense}: dense",
+    "the dense matrix would be faster ({dense} against {sparse}, modelled on Hopper GPUs), but it is "
     "not used with a gate: a block that is switched off may hold NaN",
-    "the dense matrix would be faster ({dense} against {sparse}, modelled on an H100), but this "
+    "the dense matrix would be faster ({dense} against {sparse}, modelled on Hopper GPUs), but this "
     "process finds no cuBLAS",
-    "the dense matrix would be faster ({dense} against {sparse}, modelled on an H100), but cuBLAS "
+    "the dense matrix would be faster ({dense} against {sparse}, modelled on Hopper GPUs), but cuBLAS "
     "takes batches of 1 to 2^31 - 1",
 )
 
@@ -171,7 +171,7 @@ class Choice:
       kernel: its name, for people.
       reasons: sentences, each one rule that decided.
       sparse_seconds, dense_seconds: of a GPU's kernels, by the model that chooses between them;
-        of an H100, whatever the device. None for a CPU, which has no such choice.
+        of Hopper GPUs, whatever the device. None for a CPU, which has no such choice.
       tile: a `Tile`; None for a CPU and for the dense matrix.
     """
 

@@ -184,12 +184,12 @@ class SweepPlan:
 
     def explain(self):
         """The plan in a few lines of text."""
-        blocks = self.stages[..., 3]
+        blocks, ctas = self.stages[..., 3], self.stages.shape[1]
+        sharing = f", on {ctas} multiprocessors that share x" if ctas > 1 else ""
         return "\n".join([
             f"{len(self.items) * self.batch_tiles} tiles: {len(self.items)} items x "
             f"{self.batch_tiles} along the batch",
-            f"output columns in an item: {self.groups.shape[1]}, on {self.stages.shape[1]} "
-            "multiprocessors that share x",
+            f"output columns in an item: {self.groups.shape[1]}{sharing}",
             f"stages of an item: {len(self.stages) / max(1, len(self.items)):.1f}, of "
             f"{self.boxes.mean() if len(blocks) else 0:.1f} boxes of 64 inputs and "
             f"{blocks.mean() if len(blocks) else 0:.1f} blocks, up to {self.stage_kib} KiB",

@@ -128,7 +128,7 @@ typedef struct {
   bsparse_tile tile;      // its ctas_per_sm is 0: only the device itself can tell
   int32_t dense_reason;   // a bsparse_dense_reason
   int32_t hopper_reason;  // a bsparse_hopper_reason
-  double sparse_seconds;  // by the cost model, of an H100
+  double sparse_seconds;  // by the cost model, of Hopper GPUs
   double dense_seconds;
   char name[64];  // as kernel_name gives it
 } bsparse_choice;

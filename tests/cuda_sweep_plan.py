@@ -6,6 +6,7 @@ BOX_FEATURES = 64  # BSPARSE_SWEEP_BOX_FEATURES
 BOX_BYTES = 8192
 MOST_BOXES = 8  # BSPARSE_SWEEP_BOXES, of a stage
 RECORD_BYTES = 1024
+HEADER_BYTES = 8  # of a warp
 WARPS = 16
 STAGE_KIB = 75  # no stage has more
 
@@ -34,7 +35,7 @@ def sweep_tables(numbering, tile, seed):
                 found = [_blocks(numbering, by_warp[cta], [*taken, boxes[0]], tile) for cta in range(ctas)]
                 most = max(len(places) for places, _, _ in found)
                 size = RECORD_BYTES + BOX_BYTES * (len(taken) + 1) + 2 * block_size**2 * most
-                if taken and (size > 1024 * STAGE_KIB or 8 * WARPS + most > RECORD_BYTES):
+                if taken and (size > 1024 * STAGE_KIB or HEADER_BYTES * WARPS + most > RECORD_BYTES):
                     break
                 taken.append(boxes.pop(0))
                 kib = max(kib, -(-size // 1024))

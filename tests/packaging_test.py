@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 import cuda_binding
+import cuda_sweep_plan
 import pytest
 
 from bsparse_tf import choice, version
@@ -150,6 +151,12 @@ def test_what_drives_the_kernels_in_tests_knows_their_header():
     kernels = dict(re.findall(r"^  BSPARSE_(SM80\w*|SM90\w*|DENSE) = (\d+)", header, re.MULTILINE))
     assert kernels == {name: str(getattr(cuda_binding, name)) for name in kernels} and len(kernels) == 7
     assert len(choice.FAMILIES) == len(kernels)
+    sweeps = dict(re.findall(r"^  BSPARSE_SWEEP_(\w+) = (\d+)", header, re.MULTILINE))
+    known = {"BOX_FEATURES": cuda_sweep_plan.BOX_FEATURES, "BOX_BYTES": cuda_sweep_plan.BOX_BYTES,
+             "BOXES": cuda_sweep_plan.MOST_BOXES, "RECORD_BYTES": cuda_sweep_plan.RECORD_BYTES,
+             "HEADER_BYTES": cuda_sweep_plan.HEADER_BYTES, "WARPS": cuda_sweep_plan.WARPS,
+             "STAGE_WORDS": cuda_binding.SWEEP_STAGE_WORDS}
+    assert {name: int(number) for name, number in sweeps.items()} == known
 
 
 def test_nothing_in_the_package_names_a_place_on_this_machine():
