@@ -20,7 +20,7 @@ import pathlib
 
 import numpy as np
 from cuda_binding import (DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM, SM90_SWEEP,
-                          SWEEP_STAGE_WORDS)
+                          SWEEP_BOX_ROW_BYTES, SWEEP_STAGE_WORDS)
 
 SMALL_DW_CELL = 32  # features of a block that a warp of small dw takes at once
 SHORT_ROW = 32  # bytes
@@ -135,7 +135,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         return max(work.flops / rates.mma_sync(work.dtype), read, delivered, dram)
     if tile.kernel == SM90_SWEEP:
         stages = entries.reshape(-1, tile.columns // tile.cta_columns, SWEEP_STAGE_WORDS)
-        box_bytes = 64 * batch * size
+        box_bytes = SWEEP_BOX_ROW_BYTES * batch
         boxes = int((stages[:, 0, 1] >> 16).sum())
         weights = work.blocks * tiles * bs**2 * size
         read = (boxes * box_bytes + weights) / rates.l2

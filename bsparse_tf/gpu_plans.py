@@ -162,12 +162,13 @@ class SweepPlan:
       items: int32 [items, 4], (group, first stage, end, -1), in launch order.
       stages: int32 [stages, ctas, 8], what each multiprocessor of an item takes at once: where its
         record is, and in which size; the place in `order` of its first block, and how many it has;
-        the boxes of x, of 64 features, that all of them take (cuda/bsparse_cuda.h has the bits).
+        boxes of x that it copies for all of them (cuda/bsparse_cuda.h has the bits).
       order: int32 [blocks], the weight blocks in the order in which they are used.
       groups: int32 [items, columns], output blocks computed together, or -1; those of a warp are
         neighbours.
       batch_tiles: tiles along the batch; each item runs once for each.
       stage_kib: of the fullest stage.
+      box_blocks: blocks along a box.
     """
 
     items: np.ndarray
@@ -176,6 +177,7 @@ class SweepPlan:
     groups: np.ndarray
     batch_tiles: int
     stage_kib: int
+    box_blocks: int
 
     @property
     def boxes(self):
@@ -191,7 +193,7 @@ class SweepPlan:
             f"{self.batch_tiles} along the batch",
             f"output columns in an item: {self.groups.shape[1]}{sharing}",
             f"stages of an item: {len(self.stages) / max(1, len(self.items)):.1f}, of "
-            f"{self.boxes.mean() if len(blocks) else 0:.1f} boxes of 64 inputs and "
+            f"{self.boxes.mean() if len(blocks) else 0:.1f} boxes of {self.box_blocks} blocks of inputs and "
             f"{blocks.mean() if len(blocks) else 0:.1f} blocks, up to {self.stage_kib} KiB",
         ])
 
@@ -420,6 +422,7 @@ def sweep_plan(
         groups=tables[summary.groups_offset :].reshape(-1, columns),
         batch_tiles=max(1, -(-batch // batch_tile)),
         stage_kib=summary.fullest_stage,
+        box_blocks=chunk_blocks,
     )
 
 

@@ -45,13 +45,22 @@ bsparse_status check_request(const bsparse_tile_request& request, const bsparse_
   return status;
 }
 
+int64_t outputs_of(const bsparse_tile_request& request) {
+  return int64_t{request.out_blocks} * request.block_size;
+}
+
 // The kernel that serves a request. Transposed or not, tiles are the same.
 Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request) {
-  return request.is_dw ? find_matmul_dw(family, request.dtype, request.float32_math,
-                                        request.block_size, request.feature_axis)
-                       : find_matmul(request.dtype, request.float32_math,
-                                     {request.block_size, request.feature_axis, false, family,
-                                      request.batch});
+  if (request.is_dw) {
+    return find_matmul_dw(family, request.dtype, request.float32_math, request.block_size,
+                          request.feature_axis);
+  }
+  const int sweep_tile =
+      wanted_sweep_batch_tile(outputs_of(request), request.block_size,
+                              static_cast<int>(element_size(request.dtype)), request.density);
+  return find_matmul(request.dtype, request.float32_math,
+                     {request.block_size, request.feature_axis, false, family, request.batch,
+                      sweep_tile});
 }
 
 int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request) {
@@ -86,11 +95,10 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
             batch_ranges(family, request), 1, 1, 0, 0, 0, 0};
   }
   if (family == BSPARSE_SM90_SWEEP) {
-    const int64_t outputs = int64_t{request.out_blocks} * request.block_size;
     return {.kernel = family,
             .batch_tile = kernel.batch_tile,
             .ctas_per_sm = ctas,
-            .columns = (outputs > kSweepOutputs ? kSweepCtas : 1) * kernel.columns,
+            .columns = sweep_ctas(outputs_of(request), kernel.batch_tile) * kernel.columns,
             .cta_columns = kernel.columns,
             .shared_columns = 1,
             .entry_blocks = 1,
@@ -98,14 +106,14 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
             .packed = kernel.packs,
             .block_cells = 0,
             .chunk_blocks = kernel.box_features / request.block_size,
-            .chunks = kSweepRingBytes / sweep_stages(request.density) / 1024};
+            .chunks = kMaxSweepStageKib};
   }
   int32_t cluster = 1;
   if (family == BSPARSE_SM90) {
     cluster = union_ctas(
         wanted_union_ctas(request.block_size, static_cast<int>(element_size(request.dtype)),
                           request.feature_axis, request.density),
-        (int64_t{request.out_blocks} * request.block_size - 1) / kUnionOutputs + 1,
+        (outputs_of(request) - 1) / kUnionOutputs + 1,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }
   const int cells =

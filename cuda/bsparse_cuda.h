@@ -18,7 +18,7 @@ extern "C" {
 
 // Raised whenever a struct below changes: the two sides of the table must be built from the
 // same header.
-#define BSPARSE_CUDA_API_VERSION 14
+#define BSPARSE_CUDA_API_VERSION 15
 
 typedef enum {
   BSPARSE_FLOAT32 = 0,
@@ -59,7 +59,7 @@ typedef enum {
   BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16 bit and TF32: every CTA an equal list of blocks
   BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks and in TF32, sm_90: tiles of the layout
-  BSPARSE_SM90_SWEEP = 6,  // blocks of 8 and 16 of low density, sm_90, 16 bit: all of x passes by many columns
+  BSPARSE_SM90_SWEEP = 6,  // blocks of 8 and 16 of low density, sm_90, 16 bit and TF32: all of x passes by many columns
 } bsparse_kernel;
 
 // A product to be planned. What it does not say does not matter to the choice of a kernel.
@@ -153,13 +153,14 @@ enum {
   BSPARSE_SMALL_STAGE_BYTES = 6144,
 };
 
-// Of BSPARSE_SM90_SWEEP: a box of x, the boxes of a stage at most, and the bytes that a stage has for a record.
+// Of BSPARSE_SM90_SWEEP: outputs of a CTA times its batch tile; the bytes that a box of x has for a batch entry; the
+// boxes of a stage that a CTA copies, at most, and the bytes that a stage has for a record.
 enum {
-  BSPARSE_SWEEP_BOX_FEATURES = 64,
-  BSPARSE_SWEEP_BOX_BYTES = 8192,
+  BSPARSE_SWEEP_SUMS = 32768,
+  BSPARSE_SWEEP_BOX_ROW_BYTES = 128,
   BSPARSE_SWEEP_BOXES = 8,
   BSPARSE_SWEEP_RECORD_BYTES = 1024,
-  BSPARSE_SWEEP_HEADER_BYTES = 8,
+  BSPARSE_SWEEP_HEADER_BYTES = 16,
   BSPARSE_SWEEP_STAGE_WORDS = 8,
   BSPARSE_SWEEP_WARPS = 16,
 };
@@ -199,15 +200,16 @@ static inline int64_t bsparse_sweep_order(int32_t num_packed) {
 // list has at most one such share, at its end. Blocks of 64 and 128 are cells of 32 here, numbered along the
 // rows of one stored block after the other.
 //
-// BSPARSE_SM90_SWEEP has items of one or more CTAs, `cta_columns` output columns each, those of a warp side by
-// side in `groups`. Its entries are stages: boxes of BSPARSE_SWEEP_BOX_FEATURES features of x, which all CTAs of
-// the item take, and of each CTA the blocks that it has there. (num_entries, CTAs, BSPARSE_SWEEP_STAGE_WORDS):
-// where this CTA's record begins, in pieces of 16 bytes; the pieces it has, and in the upper half the number of
-// boxes; of its blocks in the order below the first, and their number; the numbers of the boxes, two in a word.
-// Behind all stages comes that order: num_packed weight blocks, and -1 up to a multiple of 4. Behind it the
-// records: of each warp a header, of two words: the blocks of each of its columns, a byte each; the first of its
-// blocks (16 bits), and the boxes (16 bits); then of each block where its input lies in the boxes, in blocks, a
-// byte each. A warp's blocks come by column. The group of an item is its number, and it has at least one stage.
+// BSPARSE_SM90_SWEEP has items of one or two CTAs, `cta_columns` output columns each, those of a warp side by
+// side in `groups`: 512 or 1024 outputs, by 64 batch entries, or 2048, by 32. Its entries are stages: boxes of x, of
+// as many features as take BSPARSE_SWEEP_BOX_ROW_BYTES, which all CTAs of the item take, and of each CTA blocks that it
+// has there. (num_entries, CTAs, BSPARSE_SWEEP_STAGE_WORDS): where this CTA's record begins, in pieces of 16 bytes; the
+// pieces it has, and in the upper half the number of boxes; of its blocks in the order below the first, and their number;
+// the numbers of the boxes that it copies for all, two in a word: CTA r of n every n-th from the r-th on. Behind all stages comes that order: num_packed weight blocks, and -1 up to a
+// multiple of 4. Behind it the records: of each warp a header, of four words: the blocks of each of its up to 8 columns, a
+// byte each; the first of its blocks (16 bits), and the boxes (16 bits); 0; then of each block where its input lies in
+// the boxes, in blocks, a byte each. A warp's blocks come by column. The group of an item is its number, and it has at
+// least one stage.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group

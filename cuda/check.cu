@@ -10,7 +10,7 @@ namespace {
 
 // Of a group.
 int max_columns(int32_t family) {
-  return family == BSPARSE_SM90_SWEEP ? kSweepCtas * kSweepOutputs / 8 : 64;
+  return family == BSPARSE_SM90_SWEEP ? kSweepCtas * sweep_outputs(kWideSweepBatchTile) / 8 : 64;
 }
 
 // What matmul and dw have in common.
@@ -36,7 +36,17 @@ bsparse_status check_batch(const Args& args, int64_t batch, const char* out) {
 }
 
 // Groups are items, nothing is split, and every stored block is packed.
-bsparse_status check_sweep(const bsparse_matmul_plan& plan, int32_t groups) {
+bsparse_status check_sweep(const bsparse_matmul_args& args, int32_t groups) {
+  const bsparse_matmul_plan& plan = args.plan;
+  const int normal = sweep_outputs(kSweepBatchTile) / args.block_size;
+  const int wide = has_wide_sweeps(args.block_size, static_cast<int>(element_size(args.dtype)))
+                       ? sweep_outputs(kWideSweepBatchTile) / args.block_size
+                       : normal;
+  if (plan.columns != normal && plan.columns != kSweepCtas * normal &&
+      plan.columns != kSweepCtas * wide) {
+    return fail(BSPARSE_INVALID_ARGUMENT, "plan.columns is %d; expected %d, %d or %d", plan.columns,
+                normal, kSweepCtas * normal, kSweepCtas * wide);
+  }
   RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, groups, groups));
   RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, 0));
   RETURN_IF_FAILED(check_range("plan.num_partials", plan.num_partials, 0, 0));
@@ -112,7 +122,7 @@ bsparse_status check_matmul(const bsparse_matmul_args& args) {
   const bool sweeps = plan.kernel == BSPARSE_SM90_SWEEP;
   RETURN_IF_FAILED(check_range("plan.fullest_stage", plan.fullest_stage,
                                sweeps || plan.num_packed > 0, sweeps ? kMaxSweepStageKib : 32));
-  if (sweeps) RETURN_IF_FAILED(check_sweep(plan, groups));
+  if (sweeps) RETURN_IF_FAILED(check_sweep(args, groups));
   RETURN_IF_FAILED(check_size("workspace", args.batch, plan.num_partials,
                               group_features, sizeof(float)));
   if (args.batch == 0) return BSPARSE_OK;

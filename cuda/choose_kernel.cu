@@ -57,7 +57,7 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
     return BSPARSE_HOPPER_NEEDS_16_BIT;
   }
   const auto size = static_cast<int>(element_size(request.dtype));
-  if (!request.is_dw && request.block_size < smallest_product_block(size)) {
+  if (!request.is_dw && request.block_size < smallest_product_block(size) && !is_sweep(request)) {
     return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   }
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;

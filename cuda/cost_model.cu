@@ -39,12 +39,20 @@ struct Line {
   double at_0, slope;
   constexpr double at(double x) const { return at_0 + slope * x; }
 };
-// Of a sweep over the density: reading x, then shared memory.
-constexpr Line kSweep[2][2] = {{{160, 4600}, {50, 6950}}, {{175, 2750}, {70, 4400}}};
-// Of union tiles over their own density, as it is estimated (cc/plan/union_density). [feature axis]
-constexpr Line kUnion[2][2] = {{{136, 1407}, {232, 1377}}, {{81, 1745}, {120, 2066}}};
-// Above these densities nothing was measured.
-constexpr float kDensestSweep = 0.2f;
+struct SmallBlocks {
+  Line sweep[2];   // over the density: by normal tiles their maximum
+  Line wide;       // by wide ones
+  Line unions[2];  // over their own density, as it is estimated (cc/plan/union_density). [feature axis]
+  float densest_sweep;  // above which nothing was measured, or the dense matrix is faster
+};
+constexpr SmallBlocks kSmallBlocks16[2] = {
+    {{{160, 4600}, {100, 6050}}, {}, {{136, 1407}, {232, 1377}}, 0.2f},
+    {{{175, 2750}, {130, 3500}}, {140, 3400}, {{81, 1745}, {120, 2066}}, 0.2f},
+};
+constexpr SmallBlocks kSmallBlocksTf32[2] = {
+    {{{190, 11900}, {}}, {240, 12000}, {}, 0.2f},  // no union tiles
+    {{{300, 7300}, {}}, {220, 9500}, {{85, 4430}, {110, 4250}}, 0.3f},
+};
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
     {{{160, 207, 215}}, {{160, 207, 215}}},
@@ -138,17 +146,32 @@ double flops_of(const bsparse_tile_request& request) {
   return 2.0 * request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
 }
 
+const SmallBlocks& small_blocks(const bsparse_tile_request& request) {
+  const auto& blocks = request.dtype == BSPARSE_FLOAT32 ? kSmallBlocksTf32 : kSmallBlocks16;
+  return blocks[request.block_size == 8 ? 0 : 1];
+}
+
 double sweep_seconds(const bsparse_tile_request& request) {
-  const auto& lines = kSweep[request.block_size == 8 ? 0 : 1];
-  return 1e-6 * std::max(lines[0].at(request.density), lines[1].at(request.density)) *
-         flops_of(request) / 0x1p40;
+  const SmallBlocks& blocks = small_blocks(request);
+  const int64_t outputs = int64_t{request.out_blocks} * request.block_size;
+  const int tile = wanted_sweep_batch_tile(outputs, request.block_size,
+                                           static_cast<int>(element_size(request.dtype)), request.density);
+  const double microseconds =
+      tile == kWideSweepBatchTile
+          ? blocks.wide.at(request.density)
+          : std::max(blocks.sweep[0].at(request.density), blocks.sweep[1].at(request.density));
+  return 1e-6 * microseconds * flops_of(request) / 0x1p40;
 }
 
 }  // namespace
 
 bool sweep_is_faster(const bsparse_tile_request& request) {
-  if (request.density <= 0.0f || request.density > kDensestSweep) return false;
-  const Line& unions = kUnion[request.block_size == 8 ? 0 : 1][request.feature_axis == 1 ? 1 : 0];
+  const SmallBlocks& blocks = small_blocks(request);
+  if (request.density <= 0.0f || request.density > blocks.densest_sweep) return false;
+  if (request.block_size < smallest_product_block(static_cast<int>(element_size(request.dtype)))) {
+    return true;  // no union tiles
+  }
+  const Line& unions = blocks.unions[request.feature_axis == 1 ? 1 : 0];
   constexpr double kClearly = 0.97;
   return sweep_seconds(request) < kClearly * 1e-6 * unions.at(union_density(request)) *
                                       flops_of(request) / 0x1p40;

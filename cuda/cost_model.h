@@ -15,7 +15,7 @@ struct ProductSeconds {
 // `family`: of the sparse kernels that it would go by.
 ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kernel family);
 
-// Whether a sweep takes less time than union tiles: of blocks of 8 or 16 in 16 bit, in products that fill the GPU.
+// Whether a sweep takes less time than union tiles: of blocks of 8 or 16, in products that fill the GPU.
 bool sweep_is_faster(const bsparse_tile_request& request);
 
 // Whether the dense matrix is worth its scratch memory.

@@ -233,6 +233,7 @@ struct MatmulVariant {
   bool transpose;
   bsparse_kernel family;
   int64_t batch;  // decides the tile of a stream
+  int sweep_batch_tile = 0;
 };
 
 Kernel sm80_matmul_bf16(const MatmulVariant& variant);
@@ -255,6 +256,7 @@ Kernel sm90_stream_tf32(const MatmulVariant& variant);
 // Sweeps: blocks of 8 and 16.
 Kernel sm90_sweep_bf16(const MatmulVariant& variant);
 Kernel sm90_sweep_fp16(const MatmulVariant& variant);
+Kernel sm90_sweep_tf32(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);

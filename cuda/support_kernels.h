@@ -67,6 +67,11 @@ struct PackWeights {
 cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool output_rows,
                                 bool as_columns, cudaStream_t stream);
 
+// The same of float32 weights for sweeps in TF32: four blocks of 8, or one of 16, are a square. With `neighbours` a
+// lane's two inputs of an operand are neighbours (sm90/sweep_operands.cuh).
+cudaError_t launch_pack_tf32_weights(const PackWeights& args, int block_size, bool output_rows,
+                                     bool neighbours, cudaStream_t stream);
+
 // Each block as (outputs, inputs), for blocks of 16 and more: transposed or not, and with `interleave` of
 // every eight inputs the even ones first. At least one of the two.
 struct ArrangeBlocks {

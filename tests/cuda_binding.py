@@ -18,7 +18,7 @@ except ImportError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-API_VERSION = 14
+API_VERSION = 15
 DTYPES = {"float32": 0, "tf32": 0, "tf32x3": 0, "float16": 1, "bfloat16": 2}
 FLOAT32_MATH = {"tf32": 1, "tf32x3": 2}  # exact otherwise
 ELEMENT_BYTES = {dtype: 2 if number else 4 for dtype, number in DTYPES.items()}
@@ -29,6 +29,7 @@ PACKED_RECORD_WORDS = 4
 UNION_OUTPUTS, PACKED_STAGE_INPUTS = 128, 64
 SM80, SM80_SMALL, SM90, DENSE, SM90_STREAM, SM90_DW_TILES, SM90_SWEEP = range(7)
 SWEEP_STAGE_WORDS = 8  # BSPARSE_SWEEP_STAGE_WORDS
+SWEEP_BOX_ROW_BYTES = cuda_sweep_plan.BOX_ROW_BYTES
 DW_TILE_WARPS = 8  # BSPARSE_DW_TILE_WARPS
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t

@@ -25,7 +25,7 @@ CELLS = list(itertools.product(MODES, BLOCK_SIZES, (0, 1), (False, True)))
 
 # Kernels whose CTAs take tile after tile.
 LARGE_CELLS = ([("bfloat16", block_size) for block_size in (8, 16, 32, 64, 128)]
-               + [("tf32", block_size) for block_size in (16, 32, 64, 128)])
+               + [("tf32", block_size) for block_size in (8, 16, 32, 64, 128)])
 
 
 def on_gpu(array, mode):
@@ -144,10 +144,13 @@ def union_tile(kernels, ctas, mode, block_size, feature_axis):
 
 
 def sweep_tile(kernels, ctas, mode, block_size, feature_axis, density=0.1):
-    """As get_tile gives it for a large product of this density, on so many CTAs."""
+    """As get_tile gives it for a large product of this density, on so many CTAs; wide tiles have two."""
     blocks = (8192 // block_size,) * 2
-    tile = kernels.tile(mode, block_size, 8192, feature_axis=feature_axis, blocks=blocks, density=density)
+    tile = kernels.tile(mode, block_size, 8192, feature_axis=feature_axis, blocks=blocks, density=density,
+                        union_density=1.0)
     assert tile.kernel == cuda.SM90_SWEEP
+    wide = density <= 0.02 and block_size * cuda.ELEMENT_BYTES[mode] > 16
+    assert tile.batch_tile == (32 if wide else 64)
     tile.columns = ctas * tile.cta_columns
     return tile
 

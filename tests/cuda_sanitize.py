@@ -128,12 +128,15 @@ class Products:
 
     def check_sweep(self, transpose, ctas):
         blocks = (8192 // self.block_size,) * 2
-        tile = self.kernels.tile(self.mode, self.block_size, 8192, feature_axis=self.feature_axis,
-                                 blocks=blocks, density=0.1)
-        if tile.kernel != cuda.SM90_SWEEP or ctas > 2:
-            return 0
-        tile.columns = ctas * tile.cta_columns
-        return self.check_tile(tile, transpose)
+        run = 0
+        for density in (0.1, 0.01):  # at low ones tiles are wide, of two CTAs
+            tile = self.kernels.tile(self.mode, self.block_size, 8192, feature_axis=self.feature_axis,
+                                     blocks=blocks, density=density, union_density=1.0)
+            if tile.kernel != cuda.SM90_SWEEP or ctas > 2 or (tile.batch_tile == 32 and ctas == 1):
+                continue
+            tile.columns = ctas * tile.cta_columns
+            run += self.check_tile(tile, transpose)
+        return run
 
     def check_tile(self, tile, transpose):
         in_blocks, out_blocks = self.layout.shape[::-1 if transpose else 1]

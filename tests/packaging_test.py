@@ -152,7 +152,7 @@ def test_what_drives_the_kernels_in_tests_knows_their_header():
     assert kernels == {name: str(getattr(cuda_binding, name)) for name in kernels} and len(kernels) == 7
     assert len(choice.FAMILIES) == len(kernels)
     sweeps = dict(re.findall(r"^  BSPARSE_SWEEP_(\w+) = (\d+)", header, re.MULTILINE))
-    known = {"BOX_FEATURES": cuda_sweep_plan.BOX_FEATURES, "BOX_BYTES": cuda_sweep_plan.BOX_BYTES,
+    known = {"SUMS": cuda_sweep_plan.SUMS, "BOX_ROW_BYTES": cuda_sweep_plan.BOX_ROW_BYTES,
              "BOXES": cuda_sweep_plan.MOST_BOXES, "RECORD_BYTES": cuda_sweep_plan.RECORD_BYTES,
              "HEADER_BYTES": cuda_sweep_plan.HEADER_BYTES, "WARPS": cuda_sweep_plan.WARPS,
              "STAGE_WORDS": cuda_binding.SWEEP_STAGE_WORDS}

@@ -121,8 +121,9 @@ void MatmulPlan::CutForStreams(const BlockIndex& index, int64_t batch) {
 
 void MatmulPlan::CutForSweeps(const BlockIndex& index) {
   SweepStages cut = CutIntoSweeps(
-      index, {target_.ctas(), target_.cta_columns, target_.column_blocks,
-              target_.chunk_blocks, 1024 * target_.chunks});
+      index, SweepShapeOf(target_.ctas(), target_.cta_columns, target_.column_blocks,
+                          target_.chunk_blocks, static_cast<int32_t>(target_.batch_tile),
+                          target_.chunks));
   num_items_ = static_cast<int32_t>(cut.items.size() / 4);
   num_entries_ = static_cast<int64_t>(cut.stages.size()) / entry_words();
   num_packed_ = cut.num_packed;

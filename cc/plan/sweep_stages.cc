@@ -60,8 +60,8 @@ std::vector<int32_t> DealColumns(const BlockIndex& index, const SweepShape& shap
 // The columns of an item, as they are swept over.
 class Sweep {
  public:
-  Sweep(const BlockIndex& index, const SweepShape& shape, int32_t block_bytes, const int32_t* columns)
-      : index_(index), shape_(shape), block_bytes_(block_bytes), columns_(columns) {
+  Sweep(const BlockIndex& index, const SweepShape& shape, const int32_t* columns)
+      : index_(index), shape_(shape), columns_(columns) {
     const int32_t boxes = RoundUp(index.in_blocks(), shape.box_blocks) / shape.box_blocks;
     counts_.assign(static_cast<size_t>(boxes) * shape.ctas, 0);
     next_.assign(static_cast<size_t>(shape.ctas) * shape.cta_columns, 0);
@@ -80,34 +80,51 @@ class Sweep {
     std::vector<int32_t> boxes;
     std::vector<int32_t> blocks(shape_.ctas, 0);  // of the stage so far
     const auto all = static_cast<int32_t>(counts_.size() / shape_.ctas);
+    const size_t first = cut->stages.size();
     for (int32_t box = 0; box < all; ++box) {
       const int32_t* const more = counts_.data() + static_cast<size_t>(box) * shape_.ctas;
       if (*std::max_element(more, more + shape_.ctas) == 0) continue;
-      if (!Fits(boxes, blocks, more)) {
-        AppendStage(boxes, cut);
+      if (!boxes.empty() && !Fits(boxes.size() + 1, blocks, more)) {
+        AppendStage(boxes, EndOf(boxes), cut);
         boxes.clear();
         std::fill(blocks.begin(), blocks.end(), 0);
       }
       boxes.push_back(box);
+      if (boxes.size() == 1 && !Fits(1, blocks, more)) {
+        AppendParts(boxes, cut);
+        boxes.clear();
+        continue;
+      }
       for (int32_t cta = 0; cta < shape_.ctas; ++cta) blocks[cta] += more[cta];
     }
-    AppendStage(boxes, cut);  // perhaps of nothing
+    if (!boxes.empty()) {
+      AppendStage(boxes, EndOf(boxes), cut);
+    } else if (cut->stages.size() == first) {
+      AppendStage(boxes, {0, 0}, cut);
+    }
   }
 
  private:
+  // Columns whose number has one of the first `slices` remainders take the block, too.
+  struct End {
+    int32_t block, slices;
+  };
+  static constexpr int32_t kSlices = 4;
+
   int32_t StageBytes(size_t boxes, int32_t blocks) const {
-    return BSPARSE_SWEEP_RECORD_BYTES + static_cast<int32_t>(boxes) * BSPARSE_SWEEP_BOX_BYTES +
-           blocks * block_bytes_;
+    return BSPARSE_SWEEP_RECORD_BYTES + static_cast<int32_t>(boxes) * shape_.box_bytes +
+           blocks * shape_.block_bytes;
   }
 
-  // Whether a stage has room for one more box, with so many blocks more of each CTA.
-  bool Fits(const std::vector<int32_t>& boxes, const std::vector<int32_t>& blocks,
-            const int32_t* more) const {
-    if (boxes.empty()) return true;
-    if (boxes.size() == BSPARSE_SWEEP_BOXES) return false;
+  int32_t EndOf(int32_t box) const { return (box + 1) * shape_.box_blocks; }
+  End EndOf(const std::vector<int32_t>& boxes) const { return {EndOf(boxes.back()), 0}; }
+
+  // Whether a stage has room for so many boxes, and the blocks of each CTA.
+  bool Fits(size_t boxes, const std::vector<int32_t>& blocks, const int32_t* more) const {
+    if (boxes > static_cast<size_t>(BSPARSE_SWEEP_BOXES) * shape_.ctas) return false;
     for (int32_t cta = 0; cta < shape_.ctas; ++cta) {
       const int32_t together = blocks[cta] + more[cta];
-      if (StageBytes(boxes.size() + 1, together) > shape_.stage_bytes ||
+      if (StageBytes(boxes, together) > shape_.stage_bytes ||
           kHeaderBytes + together > BSPARSE_SWEEP_RECORD_BYTES) {
         return false;
       }
@@ -115,11 +132,39 @@ class Sweep {
     return true;
   }
 
-  void AppendStage(const std::vector<int32_t>& boxes, SweepStages* cut) {
+  // Stages of a box alone, each of as much as fits: of a row of blocks after the other, every so many columns at once.
+  void AppendParts(const std::vector<int32_t>& box, SweepStages* cut) {
+    const int32_t begin = box[0] * shape_.box_blocks;
+    const int32_t parts = shape_.box_blocks * kSlices;
+    std::vector<int32_t> counts(static_cast<size_t>(parts) * shape_.ctas, 0);
+    for (size_t c = 0; c < next_.size(); ++c) {
+      if (columns_[c] < 0) continue;
+      const int64_t last = index_.offsets()[columns_[c] + 1];
+      for (int64_t e = next_[c]; e < last && index_.entries()[e].in_block < EndOf(box[0]); ++e) {
+        const auto part = (index_.entries()[e].in_block - begin) * kSlices + static_cast<int32_t>(c % kSlices);
+        ++counts[part * shape_.ctas + c / shape_.cta_columns];
+      }
+    }
+    std::vector<int32_t> blocks(shape_.ctas, 0);
+    for (int32_t part = 0; part < parts; ++part) {
+      const int32_t* const more = counts.data() + static_cast<size_t>(part) * shape_.ctas;
+      if (*std::max_element(blocks.begin(), blocks.end()) > 0 && !Fits(1, blocks, more)) {
+        AppendStage(box, {begin + part / kSlices, part % kSlices}, cut);
+        std::fill(blocks.begin(), blocks.end(), 0);
+      }
+      for (int32_t cta = 0; cta < shape_.ctas; ++cta) blocks[cta] += more[cta];
+    }
+    AppendStage(box, EndOf(box), cut);
+  }
+
+  // Of what no stage has yet what lies before `end`, in these boxes.
+  void AppendStage(const std::vector<int32_t>& boxes, const End& end, SweepStages* cut) {
     for (int32_t cta = 0; cta < shape_.ctas; ++cta) {
       const auto first = static_cast<int32_t>(cut->order.size());
       std::vector<uint8_t> record(kHeaderBytes, 0);
-      for (int32_t warp = 0; warp < kWarps; ++warp) AppendWarp(boxes, cta, warp, first, &record, cut);
+      for (int32_t warp = 0; warp < kWarps; ++warp) {
+        AppendWarp(boxes, end, cta, warp, first, &record, cut);
+      }
       const int32_t blocks = static_cast<int32_t>(cut->order.size()) - first;
       const int32_t kib = (StageBytes(boxes.size(), blocks) + 1023) / 1024;
       cut->fullest_stage = std::max(cut->fullest_stage, kib);
@@ -128,8 +173,8 @@ class Sweep {
       int32_t words[BSPARSE_SWEEP_STAGE_WORDS] = {
           static_cast<int32_t>(cut->records.size() / 4),
           pieces | static_cast<int32_t>(boxes.size()) << 16, first, blocks};
-      for (size_t i = 0; i < boxes.size(); ++i) {
-        words[4 + i / 2] |= static_cast<int32_t>(static_cast<uint32_t>(boxes[i]) << 16 * (i % 2));
+      for (size_t i = 0, box = cta; box < boxes.size(); ++i, box += shape_.ctas) {
+        words[4 + i / 2] |= static_cast<int32_t>(static_cast<uint32_t>(boxes[box]) << 16 * (i % 2));
       }
       cut->stages.insert(cut->stages.end(), words, words + BSPARSE_SWEEP_STAGE_WORDS);
       const size_t at = cut->records.size();
@@ -139,36 +184,33 @@ class Sweep {
   }
 
   // The blocks of a warp in a stage, column by column, and its header. `first`: of the stage's blocks.
-  void AppendWarp(const std::vector<int32_t>& boxes, int32_t cta, int32_t warp, int32_t first,
-                  std::vector<uint8_t>* record, SweepStages* cut) {
+  void AppendWarp(const std::vector<int32_t>& boxes, const End& end, int32_t cta, int32_t warp,
+                  int32_t first, std::vector<uint8_t>* record, SweepStages* cut) {
     const int32_t warp_columns = shape_.cta_columns / kWarps;
-    const auto begin = static_cast<int32_t>(cut->order.size()) - first;
-    uint32_t counts = 0;
+    const auto begin = static_cast<uint32_t>(cut->order.size()) - first;
+    uint32_t header[BSPARSE_SWEEP_HEADER_BYTES / 4] = {};
+    header[2] = begin | static_cast<uint32_t>(boxes.size()) << 16;
     for (int32_t c = 0; c < warp_columns; ++c) {
       const size_t column = static_cast<size_t>(cta) * shape_.cta_columns + warp * warp_columns + c;
       if (columns_[column] < 0) continue;
-      const int64_t end = index_.offsets()[columns_[column] + 1];
+      const int64_t last = index_.offsets()[columns_[column] + 1];
       uint32_t count = 0;
       size_t box = 0;
-      for (int64_t& e = next_[column]; e < end; ++e, ++count) {
+      const int32_t end_block = end.block + (static_cast<int32_t>(column % kSlices) < end.slices ? 1 : 0);
+      for (int64_t& e = next_[column]; e < last && index_.entries()[e].in_block < end_block; ++e, ++count) {
         const BlockIndex::Entry& entry = index_.entries()[e];
-        while (box < boxes.size() && boxes[box] < entry.in_block / shape_.box_blocks) ++box;
-        if (box == boxes.size()) break;
+        while (boxes[box] < entry.in_block / shape_.box_blocks) ++box;
         record->push_back(static_cast<uint8_t>(static_cast<int32_t>(box) * shape_.box_blocks +
                                                entry.in_block % shape_.box_blocks));
         cut->order.push_back(entry.weight_block);
       }
-      counts |= count << 8 * c;
+      header[c / 4] |= count << c % 4 * 8;
     }
-    const uint32_t header[] = {
-        counts, static_cast<uint32_t>(begin) | static_cast<uint32_t>(boxes.size()) << 16};
-    static_assert(sizeof(header) == BSPARSE_SWEEP_HEADER_BYTES, "");
     std::memcpy(record->data() + warp * BSPARSE_SWEEP_HEADER_BYTES, header, sizeof(header));
   }
 
   const BlockIndex& index_;
   const SweepShape& shape_;
-  const int32_t block_bytes_;
   const int32_t* const columns_;
   std::vector<int32_t> counts_;  // (boxes, ctas): blocks
   std::vector<int64_t> next_;    // of each column the first entry that no stage has yet
@@ -177,14 +219,12 @@ class Sweep {
 SweepStages Cut(const BlockIndex& index, const SweepShape& shape, std::vector<int32_t> dealt) {
   SweepStages cut;
   cut.groups = std::move(dealt);
-  const int32_t block_size = BSPARSE_SWEEP_BOX_FEATURES / shape.box_blocks;
-  const int32_t block_bytes = 2 * block_size * block_size;
   const int32_t columns = shape.ctas * shape.cta_columns;
   const auto groups = static_cast<int32_t>(cut.groups.size() / columns);
   const int32_t stage_words = shape.ctas * BSPARSE_SWEEP_STAGE_WORDS;
   for (int32_t g = 0; g < groups; ++g) {
     const auto first = static_cast<int32_t>(cut.stages.size() / stage_words);
-    Sweep(index, shape, block_bytes, cut.groups.data() + static_cast<size_t>(g) * columns).AppendTo(&cut);
+    Sweep(index, shape, cut.groups.data() + static_cast<size_t>(g) * columns).AppendTo(&cut);
     const auto end = static_cast<int32_t>(cut.stages.size() / stage_words);
     cut.items.insert(cut.items.end(), {g, first, end, -1});
   }
@@ -194,6 +234,18 @@ SweepStages Cut(const BlockIndex& index, const SweepShape& shape, std::vector<in
 }
 
 }  // namespace
+
+SweepShape SweepShapeOf(int32_t ctas, int32_t cta_columns, int32_t unit_columns, int32_t box_blocks,
+                        int32_t batch_tile, int32_t stage_kib) {
+  const int32_t block_size = BSPARSE_SWEEP_SUMS / batch_tile / cta_columns;
+  return {ctas,
+          cta_columns,
+          unit_columns,
+          box_blocks,
+          BSPARSE_SWEEP_BOX_ROW_BYTES * batch_tile,
+          BSPARSE_SWEEP_BOX_ROW_BYTES / box_blocks * block_size,
+          1024 * stage_kib};
+}
 
 SweepStages CutIntoSweeps(const BlockIndex& index, const SweepShape& shape) {
   std::vector<int32_t> groups = DealColumns(index, shape);

@@ -17,8 +17,18 @@
 namespace bsparse {
 namespace {
 
-SweepShape Shape(int32_t block_size, int32_t ctas, int32_t stage_kib) {
-  return {ctas, 512 / block_size, 16 / block_size, 64 / block_size, 1024 * stage_kib};
+// Of a stage of so many CTAs, whose words begin at `stage`, the number of a box.
+int32_t BoxOf(const int32_t* stage, int32_t ctas, int32_t box) {
+  const int32_t* const words = stage + (box % ctas) * BSPARSE_SWEEP_STAGE_WORDS;
+  const int32_t i = box / ctas;
+  return static_cast<uint32_t>(words[4 + i / 2]) >> 16 * (i % 2) & 0xffff;
+}
+
+// Of 16-bit blocks unless said otherwise.
+SweepShape Shape(int32_t block_size, int32_t ctas, int32_t stage_kib, int32_t batch_tile = 64,
+                 int32_t box_features = 64) {
+  return SweepShapeOf(ctas, 32768 / batch_tile / block_size, 16 / block_size, box_features / block_size,
+                      batch_tile, stage_kib);
 }
 
 // Calls visit(group, cta, warp, column, in_block, weight_block) for each block as a kernel would find it.
@@ -37,17 +47,19 @@ void ForEachBlock(const SweepStages& cut, const SweepShape& shape, const Visit& 
         ASSERT_LE((stage[0] + (stage[1] & 0xffff)) * int64_t{4}, static_cast<int64_t>(cut.records.size()));
         int32_t taken = 0;
         for (int32_t warp = 0; warp < BSPARSE_SWEEP_WARPS; ++warp) {
-          uint32_t header[2];
-          std::memcpy(header, record + 8 * warp, 8);
-          ASSERT_EQ(header[1] >> 16, static_cast<uint32_t>(boxes));
-          ASSERT_EQ(header[1] & 0xffff, static_cast<uint32_t>(taken));
+          uint32_t header[4];
+          std::memcpy(header, record + 16 * warp, 16);
+          ASSERT_EQ(header[2] >> 16, static_cast<uint32_t>(boxes));
+          ASSERT_EQ(header[2] & 0xffff, static_cast<uint32_t>(taken));
+          ASSERT_EQ(header[3], 0u);
           for (int32_t c = 0; c < warp_columns; ++c) {
-            const int32_t count = header[0] >> 8 * c & 0xff;
+            const int32_t count = header[c / 4] >> c % 4 * 8 & 0xff;
             for (int32_t b = 0; b < count; ++b, ++taken) {
-              const int32_t place = record[8 * BSPARSE_SWEEP_WARPS + taken];
+              const int32_t place = record[16 * BSPARSE_SWEEP_WARPS + taken];
               const int32_t box = place / shape.box_blocks;
               ASSERT_LT(box, boxes);
-              const int32_t number = static_cast<uint32_t>(stage[4 + box / 2]) >> 16 * (box % 2) & 0xffff;
+              const int32_t number =
+                  BoxOf(stage - cta * BSPARSE_SWEEP_STAGE_WORDS, shape.ctas, box);
               const int32_t slot = cta * shape.cta_columns + warp * warp_columns + c;
               visit(cut.items[i], cta, warp, cut.groups[cut.items[i] * columns + slot],
                     number * shape.box_blocks + place % shape.box_blocks,
@@ -65,9 +77,13 @@ TEST(CutIntoSweeps, HasEveryBlockOnce) {
   for (const int32_t block_size : {8, 16}) {
     for (const int32_t ctas : {1, 2}) {
       for (const bool transpose : {false, true}) {
-        const TestLayout layout = RandomLayout(133, 211, 0.07, 3);
+        // Every other shape is wide and in TF32; a heavy box comes in several stages.
+        const bool other = (block_size == 8) == transpose;
+        const TestLayout layout = LayoutWhere(133, 211, [](int32_t c, int32_t k) {
+          return (c * 31 + k * 17) % 13 == 0 || c == 40 || (c / 2 == 30 && k % 3 != 0);
+        });
         const BlockIndex index(layout.view(), transpose);
-        const SweepShape shape = Shape(block_size, ctas, 37);
+        const SweepShape shape = Shape(block_size, ctas, 37, other ? 32 : 64, other ? 32 : 64);
         const SweepStages cut = CutIntoSweeps(index, shape);
         std::set<int32_t> found;
         ForEachBlock(cut, shape, [&](int32_t, int32_t, int32_t, int32_t column, int32_t in_block,
@@ -89,12 +105,45 @@ TEST(CutIntoSweeps, HasEveryBlockOnce) {
   }
 }
 
-TEST(CutIntoSweeps, ADenseBoxFitsInAStageOfItsOwn) {
+TEST(SweepShapeOf, KnowsSizesByTheTile) {
+  const SweepShape bf16 = SweepShapeOf(2, 64, 2, 8, 64, 37);  // blocks of 8
+  EXPECT_EQ(bf16.block_bytes, 8 * 8 * 2);
+  EXPECT_EQ(bf16.box_bytes, 64 * 64 * 2);
+  const SweepShape wide_tf32 = SweepShapeOf(2, 64, 1, 2, 32, 37);  // of 16
+  EXPECT_EQ(wide_tf32.block_bytes, 16 * 16 * 4);
+  EXPECT_EQ(wide_tf32.box_bytes, 32 * 32 * 4);
+}
+
+TEST(CutIntoSweeps, ADenseBoxComesInSeveralStages) {
   const TestLayout layout = LayoutWhere(64, 64, [](int32_t, int32_t) { return true; });
-  const SweepShape shape = Shape(8, 1, 37);
-  const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
-  EXPECT_EQ(cut.items[2] - cut.items[1], 8);
-  EXPECT_EQ(cut.fullest_stage, 73);  // 1 + 8 + 64
+  const BlockIndex index(layout.view(), false);
+  // A quarter of a row of blocks takes 2 KiB: 14 of the 32 fit beside the box and the record.
+  const SweepStages cut = CutIntoSweeps(index, Shape(8, 1, 37));
+  EXPECT_EQ(cut.items[2] - cut.items[1], 8 * 3);
+  EXPECT_EQ(cut.fullest_stage, 37);
+  const SweepStages small = CutIntoSweeps(index, Shape(8, 1, 11));
+  EXPECT_EQ(small.items[2] - small.items[1], 8 * 32);
+  EXPECT_EQ(small.fullest_stage, 11);
+}
+
+// The sizes that a record has for places, too: what is stored in a stage is counted in bytes.
+TEST(CutIntoSweeps, NoStageIsFullerThanAllowed) {
+  for (const int32_t batch_tile : {32, 64}) {
+    for (const int32_t box_features : {32, 64}) {
+      for (const double density : {0.02, 0.3, 1.0}) {
+        const TestLayout layout = RandomLayout(70, 300, density, 11);
+        const SweepShape shape = Shape(8, 2, 75, batch_tile, box_features);
+        const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
+        EXPECT_LE(cut.fullest_stage, 75);
+        int64_t taken = 0;
+        for (size_t s = 0; s < cut.stages.size(); s += BSPARSE_SWEEP_STAGE_WORDS) {
+          EXPECT_LE(16 * (cut.stages[s + 1] & 0xffff), BSPARSE_SWEEP_RECORD_BYTES);
+          taken += cut.stages[s + 3];
+        }
+        EXPECT_EQ(taken, cut.num_packed);
+      }
+    }
+  }
 }
 
 TEST(CutIntoSweeps, LeavesOutBoxesThatNobodyUses) {
@@ -102,9 +151,9 @@ TEST(CutIntoSweeps, LeavesOutBoxesThatNobodyUses) {
   const SweepShape shape = Shape(8, 2, 75);
   const SweepStages cut = CutIntoSweeps(BlockIndex(layout.view(), false), shape);
   std::set<int32_t> boxes;
-  for (size_t s = 0; s < cut.stages.size(); s += BSPARSE_SWEEP_STAGE_WORDS) {
+  for (size_t s = 0; s < cut.stages.size(); s += shape.ctas * BSPARSE_SWEEP_STAGE_WORDS) {
     for (int32_t i = 0; i < cut.stages[s + 1] >> 16; ++i) {
-      boxes.insert(static_cast<uint32_t>(cut.stages[s + 4 + i / 2]) >> 16 * (i % 2) & 0xffff);
+      boxes.insert(BoxOf(cut.stages.data() + s, shape.ctas, i));
     }
   }
   EXPECT_EQ(boxes, (std::set<int32_t>{1, 5}));

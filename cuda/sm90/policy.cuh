@@ -187,8 +187,6 @@ constexpr bool stream_turns_inputs(int block_size, int feature_axis, int batch_t
 // Sweeps over x (sm90/sweep.cuh): 16 warps, so that enough loads are under way, and producers: one issues its copies too
 // slowly. A warp that is through with a stage must not be more than a ring ahead of the one that fills the next, so there
 // are no more of them than stages. Registers are given and taken by four warps; a thread begins with 96.
-inline constexpr int kSweepOutputs = 512;  // of a CTA
-inline constexpr int kSweepBatchTile = 64;
 inline constexpr int kSweepProducers = 3;
 inline constexpr int kSweepThreads = 32 * (BSPARSE_SWEEP_WARPS + 4);
 inline constexpr int kSweepProducerRegisters = 40;
@@ -196,30 +194,47 @@ inline constexpr int kSweepConsumerRegisters = 104;
 inline constexpr int kMaxSweepStages = 16;
 // Of shared memory the ring's share: 1 KB is for alignment, 1 KB for barriers.
 inline constexpr int kSweepRingBytes = kMaxSharedBytes - 2048;
+// The fuller stages are, the less often warps wait for each other.
 inline constexpr int kMaxSweepStageKib = kSweepRingBytes / 1024 / kSweepProducers;
 // CTAs that share x by multicast, or one alone: more of them find no place on some SMs.
 inline constexpr int kSweepCtas = 2;
 
-// Stages that the ring should have: the fewer, the more inputs are in one, and the less often warps wait for each
-// other; the more, the more copies are under way. Measured on an H200 (docs/kernel-notes.md).
-constexpr int sweep_stages(float density) {
-  const int stages = density <= 0.025f ? 3 : density <= 0.08f ? 4 : 6;
-  return stages < kSweepProducers ? kSweepProducers : stages;
+// Batch entries of a CTA, whose outputs are the more the fewer these are. In wide tiles x is read half as often, and
+// weights twice. They are of pairs only: so the outputs of an item say which it is.
+inline constexpr int kSweepBatchTile = 64;
+inline constexpr int kWideSweepBatchTile = 32;
+constexpr int sweep_outputs(int batch_tile) { return BSPARSE_SWEEP_SUMS / batch_tile; }
+constexpr int sweep_batch_tile(int64_t item_outputs) {
+  return item_outputs > kSweepCtas * sweep_outputs(kSweepBatchTile) ? kWideSweepBatchTile
+                                                                    : kSweepBatchTile;
+}
+constexpr int sweep_ctas(int64_t outputs, int batch_tile) {
+  return outputs > sweep_outputs(kSweepBatchTile) || batch_tile != kSweepBatchTile ? kSweepCtas : 1;
+}
+// Wide tiles of blocks of 8 in 16 bit were measured to be no faster at any density (docs/kernel-notes.md).
+constexpr bool has_wide_sweeps(int block_size, int element_size) {
+  return block_size * element_size > 16;
+}
+constexpr int wanted_sweep_batch_tile(int64_t outputs, int block_size, int element_size,
+                                      float density) {
+  const bool wide = has_wide_sweeps(block_size, element_size) && density <= 0.025f &&
+                    outputs > kSweepCtas * sweep_outputs(kSweepBatchTile);
+  return wide ? kWideSweepBatchTile : kSweepBatchTile;
 }
 
-// What sweeps can do: blocks of 8 and 16 in 16 bit, and tiles enough for every SM to have three, so that the last round is
-// no large part. Whether they are faster than union tiles: cost_model.cu.
+// What sweeps can do: blocks of 8 and 16 on tensor cores, and tiles enough for every SM to have three, so that the last
+// round is no large part. Whether they are faster than union tiles: cost_model.cu.
 constexpr bool may_sweep(int block_size, int element_size, int64_t in_features, int64_t out_features,
                          int64_t batch) {
-  if (element_size != 2 || block_size > 16) return false;
+  if (block_size > 16) return false;
   constexpr int64_t kMaxBoxes = 1 << 16;  // numbers of 16 bits
-  if ((in_features - 1) / BSPARSE_SWEEP_BOX_FEATURES >= kMaxBoxes) return false;
-  const int64_t tiles =
-      ((out_features - 1) / kSweepOutputs + 1) * ((batch - 1) / kSweepBatchTile + 1);
+  if ((in_features - 1) / line_elements(element_size) >= kMaxBoxes) return false;
+  const int64_t tiles = ((out_features - 1) / sweep_outputs(kSweepBatchTile) + 1) *
+                        ((batch - 1) / kSweepBatchTile + 1);
   return tiles >= 3 * 132;
 }
 
-// Of fprop and dx on Hopper.
+// Of fprop and dx on Hopper by union tiles and streams.
 constexpr int smallest_product_block(int element_size) { return element_size == 2 ? 8 : 16; }
 
 }  // namespace bsparse

@@ -1,6 +1,6 @@
 // y = x W for Hopper, blocks of 8 and 16 at low densities: all of x passes by many output columns.
 //
-// A CTA computes 512 outputs of 64 batch entries, 32 outputs a warp. Whole boxes of x, of 64 features, come into
+// A CTA computes 512 outputs of 64 batch entries, or 1024 of 32. Whole boxes of x, of 64 features or 32 in TF32, come into
 // shared memory, with the blocks that its columns have there; each warp goes from column to column, and in a column
 // from block to block, and multiplies by mma.sync. So nothing is padded: union tiles multiply 64 outputs for a
 // block of 8 or 16, and a missing block beside it counts as zeros. What limits is shared memory, out of which each
@@ -15,62 +15,11 @@
 #include "cuda/sm90/policy.cuh"
 #include "cuda/sm90/ptx.cuh"
 #include "cuda/sm90/ring.cuh"
+#include "cuda/sm90/sweep_operands.cuh"
 #include "cuda/sm90/sweep_output.cuh"
 #include "cuda/sm90/sweep_traits.cuh"
 
 namespace bsparse {
-
-// Where a warp's lanes find operands in a stage's boxes of x. A row of a box has 128 bytes, in which 16-byte
-// chunk c of row r is at c ^ r % 8. kInputs: those of an operand, 16 or 8. Of 16 blocks of 8 make two, each of which
-// half of the lanes find.
-template <class Traits, int kInputs>
-struct SweepOperands {
-  static constexpr int kPieces = Traits::kBatchPieces;
-  static constexpr int kWords = kInputs / 4;  // of a lane, for 16 batch entries
-  static constexpr int kBlocks = kInputs / Traits::kBlockSize;
-  uint32_t row;   // from the box, and
-  uint32_t flip;  // what the block's place in a row, or that of the batch piece, is flipped by
-
-  __device__ __forceinline__ explicit SweepOperands(int lane) {
-    const int matrix = lane / 8, in_matrix = lane % 8;
-    if constexpr (Traits::kFeatureAxis == 1) {
-      // Rows are batch entries. A block of 16 has two chunks; one of 8 is read for two pieces at once.
-      row = 128 * (kInputs == 8 ? lane : lane % 16);
-      flip = 16 * ((kInputs == Traits::kBlockSize && kInputs == 16 ? matrix / 2 : 0) ^ in_matrix);
-    } else {
-      // Rows are features.
-      row = 128 * (kInputs == Traits::kBlockSize && kInputs == 16 ? 8 * (matrix / 2) + in_matrix
-                                                                  : in_matrix);
-      flip = 16 * ((kInputs == 8 ? matrix : matrix % 2) ^ in_matrix);
-    }
-  }
-
-  // Of a block at a place, counted in blocks from the stage's first box on.
-  __device__ __forceinline__ uint32_t address(uint32_t boxes, uint32_t place) const {
-    if constexpr (Traits::kFeatureAxis == 1) {
-      const uint32_t bytes = place * (2 * Traits::kBlockSize);  // 128 of them in each box
-      return boxes + row + ((bytes + (bytes & ~127u) * (BSPARSE_SWEEP_BOX_BYTES / 128 - 1)) ^ flip);
-    } else {
-      return boxes + row + place * (128 * Traits::kBlockSize);
-    }
-  }
-
-  // x of a block, or of two, for each batch piece.
-  __device__ __forceinline__ void load(uint32_t at, uint32_t (&x)[kPieces][kWords]) const {
-    constexpr int kLoadPieces = 4 / kWords;  // of one instruction
-#pragma unroll
-    for (int i = 0; i < kPieces; i += kLoadPieces) {
-      uint32_t words[4];
-      if constexpr (Traits::kFeatureAxis == 1) {
-        ptx::ldmatrix_x4(words, at + i * 16 * 128);
-      } else {
-        ptx::ldmatrix_x4_trans(words, at + (flip ^ i * 32));
-      }
-#pragma unroll
-      for (int w = 0; w < 4; ++w) x[i + w / kWords][w % kWords] = words[w];
-    }
-  }
-};
 
 // Where a warp is in a stage: addresses of the next block's place and weights.
 struct SweepCursor {
@@ -79,42 +28,47 @@ struct SweepCursor {
   uint32_t weights;
 };
 
-// Multiplies a block of a column, or two of 8 inputs. Every load is needed here, so that none is under way when the
+// Multiplies a block of a column, or two that make a step. Every load is needed here, so that none is under way when the
 // stage is released.
-template <class Traits, int kInputs>
-__device__ __forceinline__ void sweep_blocks(const SweepOperands<Traits, kInputs>& operands,
+template <class Traits, int kBytes>
+__device__ __forceinline__ void sweep_blocks(const SweepOperands<Traits, kBytes>& operands,
                                              uint32_t place, SweepCursor& cursor,
                                              typename Traits::ColumnSums& sums) {
-  constexpr int kBlocks = SweepOperands<Traits, kInputs>::kBlocks;
-  uint32_t x[Traits::kBatchPieces][kInputs / 4];
-  uint32_t w[Traits::kColumnPieces][kInputs / 8];
-  Traits::template load_weights<kBlocks>(w, cursor.weights);
-  operands.load(operands.address(cursor.boxes, place), x);
-  cursor.weights += kBlocks * Traits::kBlockBytes;
-  cursor.places += kBlocks;
+  using Operands = SweepOperands<Traits, kBytes>;
+  const uint32_t at = operands.address(cursor.boxes, place);
 #pragma unroll
-  for (int n = 0; n < Traits::kColumnPieces; ++n)
+  for (int step = 0; step < Traits::kSteps; ++step) {
+    uint32_t x[Traits::kBatchPieces][Operands::kWords];
+    uint32_t w[Traits::kColumnPieces][Operands::kWords / 2];
+    Traits::template load_weights<Operands::kBlocks>(w, cursor.weights + step * 32 * Traits::kLaneBytes);
+    operands.load(at, step, x);
 #pragma unroll
-    for (int i = 0; i < Traits::kBatchPieces; ++i) Traits::Math::mma(sums[n][i], x[i], w[n]);
+    for (int n = 0; n < Traits::kColumnPieces; ++n)
+#pragma unroll
+      for (int i = 0; i < Traits::kBatchPieces; ++i) Traits::Math::mma(sums[n][i], x[i], w[n]);
+  }
+  cursor.weights += Operands::kBlocks * Traits::kBlockBytes;
+  cursor.places += Operands::kBlocks;
 }
 
 // Multiplies the blocks of one column in a stage.
 template <class Traits>
 __device__ __forceinline__ void sweep_column(int blocks,
-                                             const SweepOperands<Traits, 16>& operands,
+                                             const SweepOperands<Traits, Traits::kStepBytes>& operands,
                                              SweepCursor& cursor,
                                              typename Traits::ColumnSums& sums) {
-  constexpr int kBlocks = SweepOperands<Traits, 16>::kBlocks;
+  constexpr int kBlocks = Traits::kStepBlocks;
   // Of two blocks the lanes of the upper half have the second.
   const uint32_t mine = kBlocks == 2 ? threadIdx.x % 32 / 16 : 0;
 #pragma unroll 1
   for (; blocks >= kBlocks; blocks -= kBlocks) {
-    sweep_blocks<Traits>(operands, ptx::load_shared_byte(cursor.places + mine), cursor, sums);
+    sweep_blocks<Traits, Traits::kStepBytes>(operands, ptx::load_shared_byte(cursor.places + mine),
+                                             cursor, sums);
   }
   if constexpr (kBlocks == 2) {
     if (blocks > 0) {
-      const SweepOperands<Traits, 8> single(threadIdx.x % 32);
-      sweep_blocks<Traits>(single, ptx::load_shared_byte(cursor.places), cursor, sums);
+      const SweepOperands<Traits, 16> single(threadIdx.x % 32);
+      sweep_blocks<Traits, 16>(single, ptx::load_shared_byte(cursor.places), cursor, sums);
     }
   }
 }
@@ -177,8 +131,9 @@ __device__ __forceinline__ void fill_sweep_stages(const SweepMatmulParams& param
   StageCursor cursor(params.ring_stages);
   cursor.advance(turn);
   int from = turn;  // of the tile's stages the first that is this warp's
+  static_assert(BSPARSE_SWEEP_STAGE_WORDS == 8 && BSPARSE_SWEEP_BOXES == 8);
   for (SweepWalk walk(params); !walk.done(); walk.advance()) {
-    const int batch = static_cast<int>(walk.batch_tile) * kSweepBatchTile;
+    const int batch = static_cast<int>(walk.batch_tile) * Traits::kBatchTile;
     const int stages = walk.stages.y - walk.stages.x;
     int4 read[2] = {};
 #pragma unroll 1
@@ -200,15 +155,17 @@ __device__ __forceinline__ void fill_sweep_stages(const SweepMatmulParams& param
         const uint32_t boxes = static_cast<uint32_t>(sizes) >> 16;
         const uint32_t record_bytes = 16 * (sizes & 0xffff);
         const uint32_t weight_bytes = blocks * Traits::kBlockBytes;
-        const uint32_t box_bytes = boxes * BSPARSE_SWEEP_BOX_BYTES;
+        const uint32_t box_bytes = boxes * Traits::kBoxBytes;
         ptx::barrier_arrive_expect(full, box_bytes + record_bytes + weight_bytes);
         const uint32_t x = to + BSPARSE_SWEEP_RECORD_BYTES;
+        const uint32_t own = (boxes + params.ctas - 1 - rank) >> (params.ctas - 1);  // ctas: 1 or 2
+        uint32_t to_box = x + rank * Traits::kBoxBytes;
 #pragma unroll
-        for (uint32_t b = 0; b < BSPARSE_SWEEP_BOXES; ++b) {
-          if (b >= boxes || (b & (params.ctas - 1)) != rank) continue;  // ctas: a power of two
+        for (uint32_t b = 0; b < BSPARSE_SWEEP_BOXES; ++b, to_box += params.ctas * Traits::kBoxBytes) {
+          if (b >= own) break;
           const int box = static_cast<uint32_t>(numbers[b / 2]) >> 16 * (b % 2) & 0xffff;
-          copy_sweep_box<Traits>(x + b * BSPARSE_SWEEP_BOX_BYTES, params,
-                                 box * BSPARSE_SWEEP_BOX_FEATURES, batch, full);
+          copy_sweep_box<Traits>(to_box, params,
+                                 box * Traits::kBoxFeatures, batch, full);
         }
         ptx::copy_bytes_to_shared(to, params.records + static_cast<int64_t>(record) * 16,
                                   record_bytes, full);
@@ -229,7 +186,7 @@ template <class Traits>
 __device__ __forceinline__ void sweep(const SweepMatmulParams& params, const SweepShared& shared,
                                       int warp) {
   const int lane = threadIdx.x % 32;
-  const SweepOperands<Traits, 16> operands(lane);
+  const SweepOperands<Traits, Traits::kStepBytes> operands(lane);
   StageCursor cursor(params.ring_stages);
   for (SweepWalk walk(params); !walk.done(); walk.advance()) {
     const SweepOutput<Traits> output(params, walk.item, walk.batch_tile, warp);
@@ -238,16 +195,17 @@ __device__ __forceinline__ void sweep(const SweepMatmulParams& params, const Swe
     for (int stages = walk.stages.y - walk.stages.x; stages > 0; --stages) {
       const uint32_t stage = shared.stage(cursor.stage);
       ptx::barrier_wait(shared.full(cursor.stage), cursor.parity);
-      const uint2 header = ptx::load_shared_8(stage + BSPARSE_SWEEP_HEADER_BYTES * warp);
-      const uint32_t first = header.y & 0xffff;
+      uint32_t header[4];
+      ptx::load_shared_16(header, stage + BSPARSE_SWEEP_HEADER_BYTES * warp);
+      const uint32_t first = header[2] & 0xffff;
       SweepCursor at;
       at.boxes = stage + BSPARSE_SWEEP_RECORD_BYTES;
       at.places = stage + BSPARSE_SWEEP_WARPS * BSPARSE_SWEEP_HEADER_BYTES + first;
-      at.weights = at.boxes + (header.y >> 16) * BSPARSE_SWEEP_BOX_BYTES +
+      at.weights = at.boxes + (header[2] >> 16) * Traits::kBoxBytes +
                    first * Traits::kBlockBytes + lane * Traits::kLaneBytes;
 #pragma unroll
       for (int c = 0; c < Traits::kWarpColumns; ++c) {
-        sweep_column<Traits>(header.x >> 8 * c & 0xff, operands, at, sums[c]);
+        sweep_column<Traits>(header[c / 4] >> c % 4 * 8 & 0xff, operands, at, sums[c]);
       }
       // All loads of the stage are over by now (see `mixed`): each was needed by a product of the loop that it is in, and
       // warps issue in order.
@@ -290,28 +248,41 @@ __global__ void __launch_bounds__(kSweepThreads, 1)
   if (params.ctas > 1) ptx::cluster_barrier();
 }
 
-template <class Math, int kBlockSize, int kFeatureAxis>
+template <class Math, int kBlockSize, int kFeatureAxis, int kBatchTile>
 Kernel sm90_sweep_for() {
-  using Traits = SweepTraits<Math, kBlockSize, kFeatureAxis>;
+  using Traits = SweepTraits<Math, kBlockSize, kFeatureAxis, kBatchTile>;
   return {.function = reinterpret_cast<const void*>(&sm90_sweep_kernel<Traits>),
           .threads = kSweepThreads,
           .shared_bytes = kMaxSharedBytes,
-          .batch_tile = kSweepBatchTile,
-          .columns = kSweepOutputs / kBlockSize,
-          .box_features = BSPARSE_SWEEP_BOX_FEATURES,
+          .batch_tile = kBatchTile,
+          .columns = sweep_outputs(kBatchTile) / kBlockSize,
+          .box_features = Traits::kBoxFeatures,
           .column_blocks = column_blocks(kBlockSize),
           .packs = true};
+}
+
+template <class Math, int kBlockSize, int kFeatureAxis>
+Kernel sm90_sweep_for(int batch_tile) {
+  if (batch_tile == kSweepBatchTile) {
+    return sm90_sweep_for<Math, kBlockSize, kFeatureAxis, kSweepBatchTile>();
+  }
+  if constexpr (has_wide_sweeps(kBlockSize, sizeof(typename Math::Element))) {
+    return sm90_sweep_for<Math, kBlockSize, kFeatureAxis, kWideSweepBatchTile>();
+  }
+  return {};
 }
 
 // The kernel for a variant; weights come packed, transposed or not.
 template <class Math>
 Kernel sm90_sweep_for(const MatmulVariant& variant) {
+  const int tile = variant.sweep_batch_tile;
   switch (variant.block_size) {
     case 8:
-      return variant.feature_axis == 0 ? sm90_sweep_for<Math, 8, 0>() : sm90_sweep_for<Math, 8, 1>();
+      return variant.feature_axis == 0 ? sm90_sweep_for<Math, 8, 0>(tile)
+                                       : sm90_sweep_for<Math, 8, 1>(tile);
     case 16:
-      return variant.feature_axis == 0 ? sm90_sweep_for<Math, 16, 0>()
-                                       : sm90_sweep_for<Math, 16, 1>();
+      return variant.feature_axis == 0 ? sm90_sweep_for<Math, 16, 0>(tile)
+                                       : sm90_sweep_for<Math, 16, 1>(tile);
   }
   return {};
 }

@@ -13,15 +13,18 @@
 namespace bsparse {
 namespace {
 
-bsparse_status pack_weights(const bsparse_matmul_args& args, char* place, cudaStream_t stream) {
-  const int64_t ctas = args.plan.columns / (kSweepOutputs / args.block_size);
-  const int32_t* const order =
-      args.plan.entries + args.plan.num_entries * ctas * BSPARSE_SWEEP_STAGE_WORDS;
+bsparse_status pack_weights(const bsparse_matmul_args& args, int64_t ctas, char* place,
+                            cudaStream_t stream) {
+  const int32_t* const order = args.plan.entries + args.plan.num_entries * ctas * BSPARSE_SWEEP_STAGE_WORDS;
   const int square_blocks = args.block_size == 8 ? 4 : 1;  // that a warp packs at once
   const PackWeights pack = {static_cast<const char*>(args.w), args.gate, order, place,
                             static_cast<int32_t>(bsparse_sweep_order(args.plan.num_packed) / square_blocks)};
-  return check_cuda(launch_pack_weights(pack, args.block_size, args.transpose != 0,
-                                        /*as_columns=*/true, stream),
+  const bool output_rows = args.transpose != 0;
+  return check_cuda(args.dtype == BSPARSE_FLOAT32
+                        ? launch_pack_tf32_weights(pack, args.block_size, output_rows,
+                                                   /*neighbours=*/args.feature_axis == 0, stream)
+                        : launch_pack_weights(pack, args.block_size, output_rows,
+                                              /*as_columns=*/true, stream),
                     "packing weights");
 }
 
@@ -29,16 +32,13 @@ bsparse_status pack_weights(const bsparse_matmul_args& args, char* place, cudaSt
 
 bsparse_status launch_sweep_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                    cudaStream_t stream) {
-  static_assert(kSweepCtas == 2, "1 or 2, which the kernel takes for powers of two");
-  if (args.plan.columns % kernel.columns != 0 || args.plan.columns / kernel.columns > kSweepCtas) {
-    return fail(BSPARSE_INVALID_ARGUMENT, "plan.columns is %d; expected %d or %d", args.plan.columns,
-                kernel.columns, kSweepCtas * kernel.columns);
-  }
+  static_assert(kSweepCtas == 2, "1 or 2, as the kernel divides by it");
+  const auto size = static_cast<int64_t>(element_size(args.dtype));
   if (!is_aligned(args.x, 16) || !is_aligned(args.y, 16) || !is_aligned(args.residual, 16) ||
-      (args.feature_axis == 0 && args.batch % 8 != 0)) {
+      (args.feature_axis == 0 && args.batch * size % 16 != 0)) {
     return fail(BSPARSE_INVALID_ARGUMENT,
                 "plan.kernel is %d; it wants x, y and residual at multiples of 16 bytes, and with features "
-                "first a batch that is a multiple of 8, ask get_tile",
+                "first a batch of a multiple of 16 bytes, ask get_tile",
                 args.plan.kernel);
   }
   const int64_t batch_tiles = (args.batch - 1) / kernel.batch_tile + 1;
@@ -47,20 +47,20 @@ bsparse_status launch_sweep_matmul(const bsparse_matmul_args& args, const Kernel
     return fail(BSPARSE_INVALID_ARGUMENT, "a batch of %lld makes %lld tiles; expected at most %d of each",
                 static_cast<long long>(args.batch), static_cast<long long>(tiles), INT32_MAX);
   }
-  const auto ctas = static_cast<int32_t>(args.plan.columns / kernel.columns);
+  const int32_t ctas = args.plan.columns / kernel.columns;
   SweepMatmulParams params{};
-  const int line = line_elements(static_cast<int>(element_size(args.dtype)));
+  const MapType type = args.dtype == BSPARSE_FLOAT32 ? MapType::kTf32 : map_type(args.dtype);
   bsparse_status status =
-      args.feature_axis == 1
-          ? make_tensor_map(map_type(args.dtype), args.x, in_features(args), args.batch, line,
-                            kernel.batch_tile, &params.x)
-          : make_tensor_map(map_type(args.dtype), args.x, args.batch, in_features(args),
-                            kernel.batch_tile, line, &params.x);
+      args.feature_axis == 1 ? make_tensor_map(type, args.x, in_features(args), args.batch,
+                                               kernel.box_features, kernel.batch_tile, &params.x)
+                             : make_tensor_map(type, args.x, args.batch, in_features(args),
+                                               std::min(kernel.batch_tile, kernel.box_features),
+                                               kernel.box_features, &params.x);
   if (status != BSPARSE_OK) return status;
   int32_t clusters = 0;
   status = get_clusters(kernel, ctas, &clusters);
   auto* const packed = static_cast<char*>(args.workspace) + MatmulWorkspace(args).weights;
-  if (status == BSPARSE_OK && args.plan.num_packed > 0) status = pack_weights(args, packed, stream);
+  if (status == BSPARSE_OK && args.plan.num_packed > 0) status = pack_weights(args, ctas, packed, stream);
   if (status != BSPARSE_OK) return status;
   if (args.max_ctas > 0) clusters = std::min(clusters, std::max(1, args.max_ctas / ctas));
   clusters = static_cast<int32_t>(std::min<int64_t>(clusters, tiles));

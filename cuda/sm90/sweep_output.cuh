@@ -8,97 +8,175 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
+#include "cuda/sm90/sweep_operands.cuh"
 #include "cuda/sm90/sweep_traits.cuh"
 
 namespace bsparse {
 
-// Of the four lanes of a quad lane q gets what each has as number q, from lane p as number p. Done twice it
-// changes nothing.
-__device__ __forceinline__ void exchange_in_quad(uint32_t (&words)[4]) {
-  const int lane = threadIdx.x % 4;
+// How the 16 bytes that lanes have of sums become 16 bytes that lie side by side in y, and back.
+
+struct AsTheyLie {
+  static __device__ __forceinline__ void to_memory(uint32_t (&)[4]) {}
+  static __device__ __forceinline__ void from_memory(uint32_t (&)[4]) {}
+};
+
+// Of each two lanes the even one gets the other's first half for its own second one.
+struct ExchangedInPairs {
+  static __device__ __forceinline__ void to_memory(uint32_t (&words)[4]) {
+    const bool odd = threadIdx.x % 2 != 0;
 #pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2) {
-    const bool upper = (lane & bit) != 0;
-#pragma unroll
-    for (int low = 0; low < 4; ++low) {
-      if ((low & bit) != 0) continue;
-      uint32_t& a = words[low];
-      uint32_t& b = words[low | bit];
-      const uint32_t got = __shfl_xor_sync(~0u, upper ? a : b, bit);
-      (upper ? a : b) = got;
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t got = __shfl_xor_sync(~0u, odd ? words[i] : words[2 + i], 1);
+      (odd ? words[i] : words[2 + i]) = got;
     }
   }
-}
+  static __device__ __forceinline__ void from_memory(uint32_t (&words)[4]) { to_memory(words); }
+};
+
+// Of the four lanes of a quad lane q gets what each has as number q, from lane p as number p.
+struct ExchangedInQuads {
+  static __device__ __forceinline__ void to_memory(uint32_t (&words)[4]) {
+    const int lane = threadIdx.x % 4;
+#pragma unroll
+    for (int bit = 1; bit <= 2; bit *= 2) {
+      const bool upper = (lane & bit) != 0;
+#pragma unroll
+      for (int low = 0; low < 4; ++low) {
+        if ((low & bit) != 0) continue;
+        uint32_t& a = words[low];
+        uint32_t& b = words[low | bit];
+        const uint32_t got = __shfl_xor_sync(~0u, upper ? a : b, bit);
+        (upper ? a : b) = got;
+      }
+    }
+  }
+  static __device__ __forceinline__ void from_memory(uint32_t (&words)[4]) { to_memory(words); }
+};
+
+// The same of matrices of 16-bit elements turned round.
+struct TurnedAndExchanged {
+  static __device__ __forceinline__ void to_memory(uint32_t (&words)[4]) {
+    turn(words);
+    ExchangedInQuads::to_memory(words);
+  }
+  static __device__ __forceinline__ void from_memory(uint32_t (&words)[4]) {
+    ExchangedInQuads::from_memory(words);
+    turn(words);
+  }
+
+ private:
+  static __device__ __forceinline__ void turn(uint32_t (&words)[4]) {
+#pragma unroll
+    for (uint32_t& word : words) word = ptx::turn_matrix(word);
+  }
+};
 
 template <class Traits>
 class SweepOutput {
  public:
   using Element = typename Traits::Element;
+  using Sums = typename Traits::ColumnSums[Traits::kWarpColumns];
   static constexpr int kPieces = Traits::kOutputPieces;  // of 8 outputs
-  static_assert(kPieces == 4, "one for each lane of a quad");
+  static_assert(kPieces % 4 == 0 && kPieces <= 32);
 
   __device__ __forceinline__ SweepOutput(const SweepMatmulParams& params, uint32_t item,
                                          uint32_t batch_tile, int warp)
-      : params_(params), batch_(int64_t{batch_tile} * kSweepBatchTile) {
-    const int piece = threadIdx.x % 4;
-    const int64_t columns = int64_t{params.ctas} * (kSweepOutputs / Traits::kBlockSize);
+      : params_(params), batch_(int64_t{batch_tile} * Traits::kBatchTile) {
+    const int piece = threadIdx.x % kPieces;
+    const int64_t columns = int64_t{params.ctas} * BSPARSE_SWEEP_WARPS * Traits::kWarpColumns;
     const int64_t place = item * columns +
                           (ptx::rank_in_cluster() * BSPARSE_SWEEP_WARPS + warp) * Traits::kWarpColumns +
                           piece / Traits::kColumnPieces;
     column_ = __ldg(params.columns + place);
   }
 
-  __device__ __forceinline__ void store(
-      typename Traits::ColumnSums (&sums)[Traits::kWarpColumns]) const {
+  __device__ __forceinline__ void store(Sums& sums) const {
     const int lane = threadIdx.x % 32;
     // Not before: it would be waited for where the tile began.
     const auto column = static_cast<int>(ptx::kept(column_));
-    const int feature =  // of this lane's piece, or -1: no such column
+    const int mine =  // the first of this lane's piece, or -1: no such column
         column < 0 ? -1
-                   : column * Traits::kBlockSize + lane % 4 % Traits::kColumnPieces * 8;
-    int features[kPieces];
-#pragma unroll
-    for (int n = 0; n < kPieces; ++n) features[n] = __shfl_sync(~0u, feature, n);
-    finish(features, sums);
+                   : column * Traits::kBlockSize + lane % kPieces % Traits::kColumnPieces * 8;
+    const auto feature_of = [&](int piece) { return __shfl_sync(~0u, mine, piece); };
+    finish(feature_of, sums);
     if constexpr (Traits::kFeatureAxis == 1) {
-      // 16 bytes are 8 outputs of a batch entry.
+      store_features_last(feature_of, sums);
+    } else {
+      store_features_first(feature_of, sums);
+    }
+  }
+
+ private:
+  // Two neighbouring outputs, 2 t and 2 t + 1 of piece n for lane 4 g + t. Of eight batch entries, 8 i to 8 i + 7, the
+  // lane has number g; where it takes four of them (SweepFourBatchEntries), i % 4 of those, 32 apart for i / 4.
+  static __device__ __forceinline__ float* pair(Sums& sums, int n, int i) {
+    return sums[n / Traits::kColumnPieces][n % Traits::kColumnPieces][i / 2] + 2 * (i % 2);
+  }
+
+  // 16 bytes are 8 outputs of a batch entry, of one of four pieces for each lane of a quad; or 4, of one of two.
+  template <class FeatureOf>
+  __device__ __forceinline__ void store_features_last(const FeatureOf& feature_of, Sums& sums) const {
+    constexpr bool kFloat = sizeof(Element) == 4;
+    constexpr int kTogether = kFloat ? 2 : 4;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kPieces; n += kTogether) {
+      const int first = feature_of(n + lane % kTogether);
+      const int64_t feature = first + (kFloat ? lane % 4 / 2 * 4 : 0);
 #pragma unroll
       for (int i = 0; i < 2 * Traits::kBatchPieces; ++i) {
         const int64_t batch = batch_ + 8 * i + lane / 4;
-        const bool there = batch < params_.batch && feature >= 0;
-        move(there, batch * params_.out_features + feature,
-             [&](int n) { return pair(sums, n, i); }, [](uint32_t word) { return word; });
-      }
-    } else {
-      // 8 batch entries of an output.
-#pragma unroll
-      for (int n = 0; n < kPieces; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2 * Traits::kBatchPieces; i += 4) {
-          const int64_t batch = batch_ + 8 * (i + lane % 4);
-          const bool there = batch < params_.batch && features[n] >= 0;
-          move(there, (features[n] + int64_t{lane / 4}) * params_.batch + batch,
-               [&](int m) { return pair(sums, n, i + m); },
-               [](uint32_t word) { return ptx::turn_matrix(word); });
+        const bool there = batch < params_.batch && first >= 0;
+        const int64_t place = batch * params_.out_features + feature;
+        if constexpr (kFloat) {
+          float* const a = pair(sums, n, i);
+          float* const b = pair(sums, n + 1, i);
+          move<ExchangedInPairs>(there, place, {a, a + 1, b, b + 1});
+        } else {
+          move<ExchangedInQuads>(there, place, {pair(sums, n, i), pair(sums, n + 1, i),
+                                                pair(sums, n + 2, i), pair(sums, n + 3, i)});
         }
       }
     }
   }
 
- private:
-  // Two neighbouring outputs of piece n and a batch entry, which is among 8 i to 8 i + 7.
-  static __device__ __forceinline__ float* pair(
-      typename Traits::ColumnSums (&sums)[Traits::kWarpColumns], int n, int i) {
-    return sums[n / Traits::kColumnPieces][n % Traits::kColumnPieces][i / 2] + 2 * (i % 2);
+  // 8 batch entries of an output; or 4, as they lie in a lane.
+  template <class FeatureOf>
+  __device__ __forceinline__ void store_features_first(const FeatureOf& feature_of,
+                                                       Sums& sums) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n) {
+      const int feature = feature_of(n);
+#pragma unroll
+      for (int i = 0; i < 2 * Traits::kBatchPieces; i += 4) {
+        if constexpr (kTakesFourBatchEntries<Traits>) {
+          const int64_t batch = batch_ + 8 * i + 4 * (lane / 4);
+          const bool there = batch < params_.batch && feature >= 0;
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int64_t row = feature + int64_t{2 * (lane % 4) + e};
+            move<AsTheyLie>(there, row * params_.batch + batch,
+                            {pair(sums, n, i) + e, pair(sums, n, i + 1) + e,
+                             pair(sums, n, i + 2) + e, pair(sums, n, i + 3) + e});
+          }
+        } else {
+          const int64_t batch = batch_ + 8 * (i + lane % 4);
+          const bool there = batch < params_.batch && feature >= 0;
+          move<TurnedAndExchanged>(there, (feature + int64_t{lane / 4}) * params_.batch + batch,
+                                   {pair(sums, n, i), pair(sums, n, i + 1), pair(sums, n, i + 2),
+                                    pair(sums, n, i + 3)});
+        }
+      }
+    }
   }
 
-  // Stores 16 bytes at `place`: four words of pairs, each turned, and exchanged in the quad; or what the residual
-  // adds to them, which comes the other way.
-  template <class PairOf, class TurnWord>
-  __device__ __forceinline__ void move(bool there, int64_t place, const PairOf& pair_of,
-                                       const TurnWord& turn) const {
-    uint32_t words[4] = {};
+  // Stores 16 bytes at `place`, with what the residual adds to them, which comes the other way. `from`: of each word
+  // of sums, two of 16 bits or one float.
+  template <class Exchange>
+  __device__ __forceinline__ void move(bool there, int64_t place, float* const (&from)[4]) const {
     if (params_.residual != nullptr) {
+      uint32_t words[4] = {};
       if (there) {
         const uint4 read =
             *reinterpret_cast<const uint4*>(static_cast<const Element*>(params_.residual) + place);
@@ -107,21 +185,27 @@ class SweepOutput {
         words[2] = read.z;
         words[3] = read.w;
       }
-      exchange_in_quad(words);
+      Exchange::from_memory(words);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float* const two = pair_of(i);
-        add_pair<Element>(two[0], two[1], turn(words[i]));
+        if constexpr (sizeof(Element) == 4) {
+          *from[i] += __uint_as_float(words[i]);
+        } else {
+          add_pair<Element>(from[i][0], from[i][1], words[i]);
+        }
       }
     }
+    uint32_t words[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* const two = pair_of(i);
-      const Pair<Element> rounded = make_pair<Element>(two[0], two[1]);
-      memcpy(&words[i], &rounded, sizeof(rounded));
-      words[i] = turn(words[i]);
+      if constexpr (sizeof(Element) == 4) {
+        words[i] = __float_as_uint(*from[i]);
+      } else {
+        const Pair<Element> rounded = make_pair<Element>(from[i][0], from[i][1]);
+        memcpy(&words[i], &rounded, sizeof(rounded));
+      }
     }
-    exchange_in_quad(words);
+    Exchange::to_memory(words);
     if (there) {
       *reinterpret_cast<uint4*>(static_cast<Element*>(params_.y) + place) = {words[0], words[1],
                                                                              words[2], words[3]};
@@ -129,15 +213,15 @@ class SweepOutput {
   }
 
   // Bias and activation.
-  __device__ __forceinline__ void finish(
-      const int (&features)[kPieces],
-      typename Traits::ColumnSums (&sums)[Traits::kWarpColumns]) const {
+  template <class FeatureOf>
+  __device__ __forceinline__ void finish(const FeatureOf& feature_of, Sums& sums) const {
     if (params_.bias != nullptr) {
 #pragma unroll
       for (int n = 0; n < kPieces; ++n) {
-        if (features[n] < 0) continue;
+        const int feature = feature_of(n);
+        if (feature < 0) continue;
         const auto* const bias =
-            static_cast<const Element*>(params_.bias) + features[n] + threadIdx.x % 4 * 2;
+            static_cast<const Element*>(params_.bias) + feature + threadIdx.x % 4 * 2;
         const float first = to_float(bias[0]), second = to_float(bias[1]);
 #pragma unroll
         for (int i = 0; i < 2 * Traits::kBatchPieces; ++i) {
