@@ -47,7 +47,9 @@ void launch(const ArrangeBlocks& args, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_arrange_blocks(const ArrangeBlocks& args, cudaStream_t stream) {
-  if (args.block_size == 16) {
+  if (args.block_size == 8) {
+    launch<8>(args, stream);
+  } else if (args.block_size == 16) {
     launch<16>(args, stream);
   } else {
     launch<32>(args, stream);

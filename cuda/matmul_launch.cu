@@ -15,6 +15,33 @@ int64_t tile_bytes(const bsparse_matmul_args& args, const Kernel& kernel) {
   return in_features(args) * kernel.batch_tile * static_cast<int64_t>(element_size(args.dtype));
 }
 
+namespace {
+
+// What exact float32 wants: x with features first, and weights by inputs.
+bsparse_status arrange_operands(const bsparse_matmul_args& args, const MatmulWorkspace& workspace,
+                                cudaStream_t stream, MatmulParams* params) {
+  auto* const scratch = static_cast<char*>(args.workspace);
+  params->x_row = args.batch;
+  if (turns_inputs(args)) {
+    void* const turned = scratch + workspace.inputs;
+    const Turn turn = {args.x, turned, args.batch, in_features(args), turned_row(args.batch)};
+    const bsparse_status status = check_cuda(
+        launch_turn_floats(turn, /*features_first=*/args.feature_axis == 0, stream), "turning x round");
+    if (status != BSPARSE_OK) return status;
+    params->x = turned;
+    params->x_row = turn.row;
+    params->x_aligned = true;
+  }
+  if (!arranges_weights(args)) return BSPARSE_OK;
+  auto* const turned = reinterpret_cast<float*>(scratch + workspace.weights);
+  params->w = turned;
+  const ArrangeBlocks arrange = {static_cast<const float*>(args.w), turned, args.plan.num_blocks,
+                                 args.block_size, /*transpose=*/true, /*interleave=*/false};
+  return check_cuda(launch_arrange_blocks(arrange, stream), "turning weights round");
+}
+
+}  // namespace
+
 bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
                                     cudaStream_t stream) {
   const MatmulWorkspace workspace(args);
@@ -36,6 +63,10 @@ bsparse_status launch_column_matmul(const bsparse_matmul_args& args, const Kerne
       args.feature_axis == 1 ||
       args.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
   params.x_aligned = rows_aligned && is_aligned(args.x, 16);
+  if (is_exact(args)) {
+    const bsparse_status status = arrange_operands(args, workspace, stream, &params);
+    if (status != BSPARSE_OK) return status;
+  }
   params.y_aligned = rows_aligned && is_aligned(args.y, 16);
   params.residual_aligned = rows_aligned && is_aligned(args.residual, 16);
 

@@ -33,6 +33,7 @@ struct MatmulParams {
   bool x_aligned;  // every tile row of x, y or the residual may be moved 16 bytes at once
   bool y_aligned;
   bool residual_aligned;
+  int64_t x_row;  // of exact float32: elements from a feature of x to the next
 };
 
 // The same for kernels whose items are unions of block columns. Their CTAs take tile after tile.
@@ -241,6 +242,9 @@ Kernel sm80_matmul_fp16(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32(const MatmulVariant& variant);
 Kernel sm80_matmul_tf32x3(const MatmulVariant& variant);
 Kernel sm80_matmul_fp32(const MatmulVariant& variant);
+
+// Exact float32, x with features first and weights by inputs.
+Kernel sm80_exact_matmul(int block_size, int feature_axis);
 
 // The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more. No
 // kernel for anything else.

@@ -41,12 +41,20 @@ bool wants_packed(const bsparse_matmul_args& args) {
          packs_weights(args.block_size, static_cast<int>(element_size(args.dtype)));
 }
 
+bool is_exact(const bsparse_matmul_args& args) {
+  return args.plan.kernel == BSPARSE_SM80 && args.dtype == BSPARSE_FLOAT32 &&
+         args.float32_math == BSPARSE_FLOAT32_EXACT;
+}
+
 bool arranges_weights(const bsparse_matmul_args& args) {
+  if (is_exact(args)) return args.transpose != 0 && args.plan.num_blocks > 0;
   return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) &&
          (args.transpose == 0 || args.feature_axis == 0) && args.plan.num_blocks > 0;
 }
 
-bool turns_stream_inputs(const bsparse_matmul_args& args) {
+bool turns_inputs(const bsparse_matmul_args& args) {
+  if (is_exact(args)) return args.feature_axis == 1 || args.batch % 4 != 0;
+  if (args.plan.kernel != BSPARSE_SM90_STREAM) return false;
   const auto size = static_cast<int>(element_size(args.dtype));
   return stream_turns_inputs(stream_cell(args.block_size), args.feature_axis,
                              stream_batch_tile(args.batch, size), size);
@@ -63,20 +71,22 @@ MatmulWorkspace::MatmulWorkspace(const bsparse_matmul_args& args) {
   const size_t partial = tile * args.plan.columns *
                          column_features(args.plan.kernel, args.block_size) * sizeof(float);
   bytes = round_up(partials * partial);
-  if (streams) {
-    flags = bytes;
-    bytes += round_up(partials * sizeof(uint64_t));
-    if (!turns_stream_inputs(args)) return;
-    inputs = bytes;
-    bytes += round_up(in_features(args) * turned_row(args.batch) * element_size(args.dtype));
-  } else if (is_union(args.plan.kernel) || args.plan.kernel == BSPARSE_SM90_SWEEP) {
-    if (!arranges_weights(args) && !wants_packed(args)) return;
-    weights = bytes;
-    bytes += round_up(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));
-  } else if (args.gate != nullptr) {
-    items = bytes;
-    entries = items + round_up(args.plan.num_items * sizeof(int4));
-    bytes = entries + round_up(args.plan.num_blocks * sizeof(int2));
+  const auto take = [this](size_t wanted) {
+    const size_t place = bytes;
+    bytes += round_up(wanted);
+    return place;
+  };
+  if (streams) flags = take(partials * sizeof(uint64_t));
+  if (turns_inputs(args)) {
+    inputs = take(in_features(args) * turned_row(args.batch) * element_size(args.dtype));
+  }
+  if (arranges_weights(args) || wants_packed(args)) {
+    weights = take(wants_packed(args) ? packed_bytes(args) : weight_bytes(args));
+  }
+  const bool by_column = !streams && !is_union(args.plan.kernel) && args.plan.kernel != BSPARSE_SM90_SWEEP;
+  if (by_column && args.gate != nullptr) {
+    items = take(args.plan.num_items * sizeof(int4));
+    entries = take(args.plan.num_blocks * sizeof(int2));
   }
 }
 

@@ -72,8 +72,8 @@ cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool ou
 cudaError_t launch_pack_tf32_weights(const PackWeights& args, int block_size, bool output_rows,
                                      bool neighbours, cudaStream_t stream);
 
-// Each block as (outputs, inputs), for blocks of 16 and more: transposed or not, and with `interleave` of
-// every eight inputs the even ones first. At least one of the two.
+// Each block transposed or not, and with `interleave`, for blocks of 16 and more, of every eight inputs, which rows then
+// are of, the even ones first. At least one of the two.
 struct ArrangeBlocks {
   const float* w;  // (num_blocks, bs, bs)
   float* out;
@@ -99,6 +99,10 @@ struct TurnActivations {
   int count;  // at least 1
 };
 cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream);
+
+// The same of float32, or, where they have features first already, a copy with rows of another length. Nothing here is
+// a multiple of anything, but for the row of 4.
+cudaError_t launch_turn_floats(const Turn& turn, bool features_first, cudaStream_t stream);
 
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 

@@ -51,7 +51,43 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
+// A CTA takes a square, 32 threads a row.
+constexpr int kRowsAtOnce = 8;
+
+__global__ void __launch_bounds__(kSide * kRowsAtOnce)
+    turn_floats_kernel(const __grid_constant__ Turn turn, const bool features_first) {
+  __shared__ float square[kSide][kSide + 1];
+  follow_kernel_before();
+  const auto* const from = static_cast<const float*>(turn.from);
+  auto* const to = static_cast<float*>(turn.to);
+  const int lane = threadIdx.x % kSide, first_row = threadIdx.x / kSide;
+  const int64_t feature = int64_t{blockIdx.x} * kSide;
+  for (int64_t entry = int64_t{blockIdx.y} * kSide; entry < turn.row; entry += int64_t{gridDim.y} * kSide) {
+#pragma unroll
+    for (int r = first_row; r < kSide; r += kRowsAtOnce) {
+      const int64_t f = feature + (features_first ? r : lane), b = entry + (features_first ? lane : r);
+      const bool there = f < turn.features && b < turn.batch;
+      const int64_t at = features_first ? f * turn.batch + b : b * turn.features + f;
+      square[features_first ? r : lane][features_first ? lane : r] = there ? __ldg(from + at) : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = first_row; r < kSide; r += kRowsAtOnce) {
+      const int64_t f = feature + r, b = entry + lane;
+      if (f < turn.features && b < turn.row) to[f * turn.row + b] = square[r][lane];
+    }
+    __syncthreads();
+  }
+}
+
 }  // namespace
+
+cudaError_t launch_turn_floats(const Turn& turn, bool features_first, cudaStream_t stream) {
+  const dim3 ctas(static_cast<unsigned>((turn.features - 1) / kSide + 1),
+                  static_cast<unsigned>(std::min<int64_t>((turn.row - 1) / kSide + 1, UINT16_MAX)));
+  launch_early(turn_floats_kernel, ctas, dim3(kSide * kRowsAtOnce), stream, turn, features_first);
+  return cudaGetLastError();
+}
 
 cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream) {
   int64_t features = 0, row = 0;

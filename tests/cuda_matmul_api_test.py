@@ -10,7 +10,7 @@ import pytest
 
 import cuda_binding as cuda
 from cuda_checks import (
-    BLOCK_SIZES, CELLS, MODES, check_matmul, dense_layouts, dense_tile, float64, union_tile,
+    BLOCK_SIZES, CELLS, MANY, MODES, check_matmul, dense_layouts, dense_tile, float64, union_tile,
 )
 
 torch = cuda.torch
@@ -82,7 +82,8 @@ def test_a_residual_by_the_dense_matrix(kernels, mode, block_size, feature_axis,
                          list(itertools.product(MODES, BLOCK_SIZES, (False, True))))
 def test_dense_matrices_of_any_shape(kernels, mode, block_size, transpose):
     for seed, (shape, density) in enumerate(dense_layouts(block_size)):
-        check_matmul(kernels, mode, block_size, seed % 2, transpose, 40, seed=seed, shape=shape,
+        # As many batch entries as the error is taken over: for others cuBLAS may have kernels that err more.
+        check_matmul(kernels, mode, block_size, seed % 2, transpose, MANY, seed=seed, shape=shape,
                      density=density, tile=dense_tile())
 
 

@@ -305,11 +305,16 @@ template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
 Kernel sm80_matmul_for(bsparse_kernel family) {
   // Small products are where cuBLAS's sums in TF32 err as little as those in float32.
   using Small = std::conditional_t<std::is_same_v<Math, Tf32>, Tf32AddedOutside, Math>;
-  return family == BSPARSE_SM80_SMALL
-             ? sm80_matmul_entry<
-                   Sm80MatmulTraits<Small, kBlockSize, kFeatureAxis, kTranspose, true>>()
-             : sm80_matmul_entry<
-                   Sm80MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, false>>();
+  if (family == BSPARSE_SM80_SMALL) {
+    return sm80_matmul_entry<
+        Sm80MatmulTraits<Small, kBlockSize, kFeatureAxis, kTranspose, true>>();
+  }
+  if constexpr (Math::kMultiplier == Multiplier::kFma) {
+    return {};  // exact_matmul.cu
+  } else {
+    return sm80_matmul_entry<
+        Sm80MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, false>>();
+  }
 }
 
 template <class Math, int kBlockSize>

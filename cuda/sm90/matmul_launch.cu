@@ -214,7 +214,7 @@ bsparse_status launch_stream_matmul(const bsparse_matmul_args& args, const Kerne
           : kernel.batch_tile;
   const MapType type = operand_type(args);
   const auto size = static_cast<int>(element_size(args.dtype));
-  const bool turns = turns_stream_inputs(args);
+  const bool turns = turns_inputs(args);
   if (turns && !is_aligned(args.x, 16)) {
     return fail(BSPARSE_INVALID_ARGUMENT,
                 "plan.kernel is %d; it wants x at a multiple of 16 bytes, ask get_tile", args.plan.kernel);
