@@ -64,7 +64,18 @@ int64_t partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel)
   return partials_of(args) * partial_blocks(args, kernel) * side * side;
 }
 
+bool is_exact(const bsparse_matmul_dw_args& args) {
+  return args.plan.kernel == BSPARSE_SM80 && args.dtype == BSPARSE_FLOAT32 &&
+         args.float32_math == BSPARSE_FLOAT32_EXACT;
+}
+
+// Rows of exact float32 are whole 16 bytes, too.
 bool turns_pairs(const bsparse_matmul_dw_args& args) {
+  if (is_exact(args)) {
+    return args.feature_axis == 1 ||
+           std::any_of(args.pairs, args.pairs + args.num_pairs,
+                       [](const bsparse_dw_pair& pair) { return pair.batch % 4 != 0; });
+  }
   return args.plan.kernel == BSPARSE_SM80_SMALL &&
          small_dw_turns(args.block_size, args.feature_axis,
                         static_cast<int>(element_size(args.dtype)));
@@ -107,7 +118,16 @@ bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kern
     turn(&pair.dy, pair.batch, args.out_blocks);
     pair.batch = turned_row(pair.batch);
   }
-  return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
+  if (!is_exact(args)) {
+    return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
+  }
+  for (int t = 0; t < turns.count; ++t) {
+    const bsparse_status status =
+        check_cuda(launch_turn_floats(turns.turns[t], args.feature_axis == 0, stream),
+                   "turning the activations");
+    if (status != BSPARSE_OK) return status;
+  }
+  return BSPARSE_OK;
 }
 
 // What launch_small trusts in.
@@ -173,14 +193,17 @@ bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& giv
                 &params, stream);
 }
 
-// One CTA for blocks wherever they lie.
-bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& pairs,
+// CTAs for blocks wherever they lie.
+bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& given,
                              const Kernel& kernel, float* partials, cudaStream_t stream) {
+  Pairs pairs = given;
+  const bsparse_status status = turn_pairs(args, kernel, &pairs, stream);
+  if (status != BSPARSE_OK) return status;
   MatmulDwParams params{};
   for (size_t p = 0; p < pairs.size(); ++p) {
     const bsparse_dw_pair& pair = pairs[p];
     const bool rows_aligned =
-        args.feature_axis == 1 ||
+        (args.feature_axis == 1 && !is_exact(args)) ||
         pair.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
     params.pairs[p] = {pair.x, pair.dy, pair.batch, rows_aligned && is_aligned(pair.x, 16),
                        rows_aligned && is_aligned(pair.dy, 16)};
@@ -193,7 +216,8 @@ bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& pa
   params.out_features = int64_t{args.out_blocks} * args.block_size;
   params.num_blocks = args.plan.num_blocks;
   params.splits = args.plan.batch_splits;
-  const int64_t items = (args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1};
+  const int64_t items =
+      ((args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1}) * kernel.ctas_per_block;
   const int64_t ctas = items * args.plan.batch_splits;
   if (ctas > INT32_MAX) return too_many_splits(args, items);
   return launch(kernel, "launching a weight gradient", static_cast<uint32_t>(ctas), &params,

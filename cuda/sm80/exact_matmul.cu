@@ -11,6 +11,7 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
+#include "cuda/sm80/exact_sums.cuh"
 #include "cuda/sm80/policy.cuh"
 
 namespace bsparse {
@@ -35,13 +36,12 @@ struct ExactTraits {
   static constexpr int kSteps = kPartInputs / kStepInputs;
   static_assert(kSteps % 2 == 0, "two buffers take turns");
   static constexpr int kChainTerms = 64;
-  static constexpr int kSumBytes = kSide * kSide * 4 * 32;
-  static constexpr int kWarpBytes = kRing * kPartBytes + kSumBytes;
+  static constexpr int kWarpBytes = kRing * kPartBytes + ExactSumStore::kBytes;
   static constexpr int kSharedBytes = kWarps * kWarpBytes;
 };
 
 // Of a lane: [output][batch entry]. These are four neighbours, and four half a tile behind.
-using Sums = float[8][8];
+using Sums = ExactSums;
 
 // x of a step: [input][batch entry].
 using Inputs = float[4][8];
@@ -90,21 +90,20 @@ class LaneInputs {
   int left_[2];  // batch entries that there are of each four
 };
 
-// A warp's ring of weights and its sums in shared memory, which begin where a lane's are.
+// A warp's ring of weights and its sums in shared memory.
 template <class Traits>
 struct WarpShared {
   static constexpr int kRowChunks = Traits::kOutputs / 4;
   static constexpr int kChunks = Traits::kPartInputs * kRowChunks;  // of a part
   const float* w;  // this lane's first chunk, of weight block 0
-  uint32_t ring;
-  uint32_t sums;
+  uint32_t ring;  // where this lane copies to
+  ExactSumStore sums;
 
-  __device__ __forceinline__ WarpShared(const MatmulParams& params, const char* shared) {
+  __device__ __forceinline__ WarpShared(const MatmulParams& params, uint32_t place)
+      : ring(place + threadIdx.x % 32 * 16), sums(place + Traits::kRing * Traits::kPartBytes) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     w = static_cast<const float*>(params.w) + warp * Traits::kOutputs +
         lane / kRowChunks * Traits::kBlockSize + lane % kRowChunks * 4;
-    ring = ptx::shared_address(shared) + warp * Traits::kWarpBytes + lane * 16;
-    sums = ring + Traits::kRing * Traits::kPartBytes;
   }
 
   // Copies a part of a block. Lanes take rows by rows, so that what each takes is at constant distances.
@@ -117,32 +116,6 @@ struct WarpShared {
       if (kChunks % 32 != 0 && static_cast<int>(threadIdx.x % 32) >= kChunks) break;
       ptx::cp_async_16(ring + stage * Traits::kPartBytes + c * 16,
                        from + c / kRowChunks * Traits::kBlockSize, 16);
-    }
-  }
-
-  // Adds sums to those here, or puts them here; begins new ones.
-  __device__ __forceinline__ void put(Sums& lane, bool first) const {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      float* const four = &lane[i / 2][i % 2 * 4];
-      const uint32_t at = sums + i * 512;
-      if (!first) {
-        const float4 before = ptx::load_shared_float4(at);
-        four[0] += before.x, four[1] += before.y, four[2] += before.z, four[3] += before.w;
-      }
-      const uint32_t words[4] = {__float_as_uint(four[0]), __float_as_uint(four[1]),
-                                 __float_as_uint(four[2]), __float_as_uint(four[3])};
-      ptx::store_shared_16(at, words);
-      four[0] = four[1] = four[2] = four[3] = 0.0f;
-    }
-  }
-
-  __device__ __forceinline__ void add_to(Sums& lane) const {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      float* const four = &lane[i / 2][i % 2 * 4];
-      const float4 before = ptx::load_shared_float4(sums + i * 512);
-      four[0] += before.x, four[1] += before.y, four[2] += before.z, four[3] += before.w;
     }
   }
 };
@@ -166,7 +139,8 @@ __device__ __forceinline__ void multiply_step(Sums& sums, const Inputs& x, uint3
 template <class Traits, bool kWhole>
 __device__ __forceinline__ void compute(Sums& sums, const MatmulParams& params, const int4& item,
                                         int64_t batch, int output_lane, const char* shared) {
-  const WarpShared<Traits> warp(params, shared);
+  const uint32_t place = ptx::shared_address(shared) + threadIdx.x / 32 * Traits::kWarpBytes;
+  const WarpShared<Traits> warp(params, place);
   const LaneInputs<Traits, kWhole> lane(params, batch);
   const int parts = (item.z - item.y) * Traits::kParts;
   const auto entry_of = [&](int part) {
@@ -185,7 +159,7 @@ __device__ __forceinline__ void compute(Sums& sums, const MatmulParams& params, 
   copy_weights(0, 0, begin.y);
   copy_weights(1, 1, next.y);
   uint64_t at = inputs_at(0, begin.x);
-  const uint32_t ring = warp.ring - threadIdx.x % 32 * 16 + output_lane * 32;  // this lane's outputs
+  const uint32_t ring = place + output_lane * 32;  // weights of this lane's outputs
   Inputs inputs[2];
   if (kWhole) lane.load(inputs[0], at);
   int stage = 0;
@@ -216,10 +190,10 @@ __device__ __forceinline__ void compute(Sums& sums, const MatmulParams& params, 
     }
     const bool first = part <= kChain;
     if (part == parts) {
-      if (!first) warp.add_to(sums);
+      if (!first) warp.sums.give(sums);
       break;
     }
-    warp.put(sums, first);
+    warp.sums.take(sums, first);
   }
   ptx::cp_async_wait<0>();
 }

@@ -1,9 +1,8 @@
-#include "cuda/sm80/matmul_dw.cuh"
+#include "cuda/matmul_params.h"
 
 namespace bsparse {
 
-Kernel sm80_matmul_dw_fp32(int block_size, int feature_axis) {
-  return sm80_matmul_dw_for<Fp32>(block_size, feature_axis);
-}
+// x and dy come with features first (matmul_dw_launch.cu).
+Kernel sm80_matmul_dw_fp32(int block_size, int) { return sm80_exact_matmul_dw(block_size); }
 
 }  // namespace bsparse
