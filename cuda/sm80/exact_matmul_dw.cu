@@ -24,8 +24,9 @@ struct ExactDwTraits {
   static constexpr int kStep = 4 * kBatchLanes;  // batch entries
   static constexpr int kCells = (kBlockSize / kCell) * (kBlockSize / kCell);  // of a block
   static constexpr int kWarps = 4;
-  static constexpr int kStageSteps = 32;  // after which sums are added to others
-  static constexpr int kDepth = kStageSteps * kStep;
+  static constexpr int kDepth = 128;
+  static_assert(kDepth % kStep == 0, "stages are whole steps");
+  static constexpr int kChain = 32 * kStep;  // batch entries after which sums are added to others
 };
 
 // x, or dy, of a lane: rows of eight features.
@@ -117,34 +118,36 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 12 / Traits::kWarps)
   ExactSums sums = {};
   if (gate != 0.0f) {
     const ExactSumStore store(ptx::shared_address(shared) + warp * ExactSumStore::kBytes);
-    const int64_t begin = params.stages.begin(split), end = begin + params.stages.size(split);
-    int pair = begin < end ? params.stages.pair(begin) : 0;
+    const int64_t end = params.stages.begin(split) + params.stages.size(split);
+    int pair = 0;
     bool first = true;
 #pragma unroll 1
-    for (int64_t stage = begin; stage < end;) {
+    for (int64_t stage = params.stages.begin(split); stage < end;) {
       while (stage >= params.stages.first[pair + 1]) ++pair;
       const MatmulDwParams::Operands& of = params.pairs[pair];
-      const int64_t pair_end = min(end, params.stages.first[pair + 1]);
-      int64_t left = of.batch - (stage - params.stages.first[pair]) * Traits::kDepth;
-      const int64_t batch = of.batch - left + lane % Traits::kBatchLanes * 4;
+      const int64_t pair_begin = params.stages.first[pair];
+      const int64_t begin = (stage - pair_begin) * Traits::kDepth;
+      stage = min(end, params.stages.first[pair + 1]);
+      int64_t left = min(of.batch, (stage - pair_begin) * Traits::kDepth) - begin;
+      const int lane_batch = lane % Traits::kBatchLanes * 4;
       const auto rows_of = [&](const void* data, int64_t feature) {
-        const auto* const from = static_cast<const float*>(data) + feature * of.batch + batch;
+        const auto* const from = static_cast<const float*>(data) + feature * of.batch + begin + lane_batch;
         return LaneRows{reinterpret_cast<uint64_t>(from), sizeof(float) * of.batch};
       };
       LaneRows x = rows_of(of.x, int64_t{block[0]} * Traits::kBlockSize + input);
       LaneRows dy = rows_of(of.dy, int64_t{block[1]} * Traits::kBlockSize + output);
       const bool aligned = of.x_aligned && of.dy_aligned;
 #pragma unroll 1
-      for (; stage < pair_end; ++stage, left -= Traits::kDepth) {
-        const auto steps = static_cast<int>(min(left, int64_t{Traits::kDepth}));
-        const int whole = aligned ? steps / Traits::kStep : 0;
-        const int64_t mine = left - lane % Traits::kBatchLanes * 4;
+      for (; left > 0; left -= Traits::kChain) {
+        const auto entries = static_cast<int>(min(left, int64_t{Traits::kChain}));
+        const int whole = aligned ? entries / Traits::kStep : 0;
+        const int rest = (entries - whole * Traits::kStep + Traits::kStep - 1) / Traits::kStep;
+        const int64_t mine = left - lane_batch;
         if (whole > 0) multiply_steps<Traits, true>(sums, x, dy, whole, mine);
-        const int rest = (steps - whole * Traits::kStep + Traits::kStep - 1) / Traits::kStep;
         if (rest > 0) {
           multiply_steps<Traits, false>(sums, x, dy, rest, mine - whole * Traits::kStep);
         }
-        if (stage + 1 < end) {
+        if (left > Traits::kChain || stage < end) {
           store.take(sums, first);
           first = false;
         }
