@@ -91,8 +91,7 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
             .chunks = max_dw_tile_chunks(size)};
   }
   if (request.is_dw != 0) {
-    const int32_t blocks = std::max(1, ctas * kernel.blocks_per_cta / kernel.ctas_per_block);
-    return {family, kernel.depth, ctas == 0 ? 0 : blocks, kernel.columns, kernel.columns,
+    return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
             batch_ranges(family, request), 1, 1, 0, 0, 0, 0};
   }
   if (family == BSPARSE_SM90_SWEEP) {

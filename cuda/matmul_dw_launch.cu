@@ -66,7 +66,7 @@ int64_t partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel)
 
 bool is_exact(const bsparse_matmul_dw_args& args) {
   return args.plan.kernel == BSPARSE_SM80 && args.dtype == BSPARSE_FLOAT32 &&
-         args.float32_math == BSPARSE_FLOAT32_EXACT;
+         args.float32_math == BSPARSE_FLOAT32_EXACT && args.block_size <= kMaxExactDwBlock;
 }
 
 // Rows of exact float32 are whole 16 bytes, too.
@@ -216,8 +216,7 @@ bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& gi
   params.out_features = int64_t{args.out_blocks} * args.block_size;
   params.num_blocks = args.plan.num_blocks;
   params.splits = args.plan.batch_splits;
-  const int64_t items =
-      ((args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1}) * kernel.ctas_per_block;
+  const int64_t items = (args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1};
   const int64_t ctas = items * args.plan.batch_splits;
   if (ctas > INT32_MAX) return too_many_splits(args, items);
   return launch(kernel, "launching a weight gradient", static_cast<uint32_t>(ctas), &params,

@@ -1,7 +1,7 @@
-// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds: a warp computes a block, or a cell of 32 by 32 of a
-// larger one, on its own.
+// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds, for blocks of 8 to 32: a warp computes a block, or a cell
+// of 16 by 16 of one of 32, on its own.
 //
-// A lane computes 8 inputs by 8 outputs. Where these are not 32 tiles, lanes share the batch, and add up at the end. x and
+// A lane computes 8 inputs by 8 outputs. As these are few tiles, lanes share the batch, and add up at the end. x and
 // dy, with features first, come straight from memory into registers, four batch entries of a feature at once: warps of a
 // CTA have blocks that come one after the other, which mostly have x or dy in common, so that half of it comes out of
 // L1. The launch turns x and dy round where they have not features first (matmul_dw_launch.cu).
@@ -18,12 +18,13 @@ template <int kBlockSizeT>
 struct ExactDwTraits {
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kSide = 8;  // inputs, and outputs, of a lane
-  static constexpr int kCell = std::min(kBlockSize, 32);
+  static constexpr int kCell = std::min(kBlockSize, 16);  // so that of a row lanes read 128 bytes or more
   static constexpr int kTiles = kCell / kSide;  // along a cell
   static constexpr int kBatchLanes = 32 / (kTiles * kTiles);
   static constexpr int kStep = 4 * kBatchLanes;  // batch entries
   static constexpr int kCells = (kBlockSize / kCell) * (kBlockSize / kCell);  // of a block
   static constexpr int kWarps = 4;
+  static_assert(kWarps % kCells == 0, "a CTA has whole blocks");
   static constexpr int kDepth = 128;
   static_assert(kDepth % kStep == 0, "stages are whole steps");
   static constexpr int kChain = 32 * kStep;  // batch entries after which sums are added to others
@@ -181,8 +182,7 @@ Kernel exact_matmul_dw_for() {
   return {.function = reinterpret_cast<const void*>(&sm80_exact_matmul_dw_kernel<Traits>),
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kWarps * ExactSumStore::kBytes,
-          .blocks_per_cta = std::max(1, Traits::kWarps / Traits::kCells),
-          .ctas_per_block = std::max(1, Traits::kCells / Traits::kWarps),
+          .blocks_per_cta = Traits::kWarps / Traits::kCells,
           .depth = Traits::kDepth};
 }
 
@@ -193,8 +193,6 @@ Kernel sm80_exact_matmul_dw(int block_size) {
     case 8: return exact_matmul_dw_for<8>();
     case 16: return exact_matmul_dw_for<16>();
     case 32: return exact_matmul_dw_for<32>();
-    case 64: return exact_matmul_dw_for<64>();
-    case 128: return exact_matmul_dw_for<128>();
   }
   return {};
 }
