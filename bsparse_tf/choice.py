@@ -42,7 +42,7 @@ _HOPPER_REASONS = (
     "the Hopper family suits it: compute capability 9.0, this dtype, block size and batch",
     "not the Hopper family: that needs compute capability 9.0",
     "not the Hopper family: that is for float16, bfloat16 and TF32",
-    "not the Hopper family: with TF32 its blocks are 16 and more",
+    "not the Hopper family: with TF32 its blocks are 16 and more, or 8 in large products of low density",
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
     "TF32 of 4",
@@ -55,7 +55,7 @@ _VARIANT_REASONS = {
     "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
     "at once, as a small batch asks for",
-    "sm90 sweep": "sweeps over x: small blocks of low density would fill the tensor cores' tiles with zeros; "
+    "sm90 sweep": "sweeps over x: small blocks of low density would fill tiles of several columns with zeros; "
     "here all of x passes by many output columns, and only stored blocks are multiplied",
     "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",
 }
