@@ -14,11 +14,11 @@ namespace {
 // Useful TFLOP/s on an H100, uniform random layouts (benchmarks/results). 16 bit: measured at
 // C = K = N = 8192, at clocks that such products keep up; where the dense product ran instead, so at
 // density 1, reckoned from 0.5, or from 0.1 for dw of blocks of 8, or from 0.25 and the padding for TF32
-// products of blocks of 16. TF32 likewise. By sm80 TF32 and
-// dw in float32: blocks 32 and 128 measured at density 0.1 and C = K = 4096, the other blocks reckoned from
-// them by the 16-bit rates, and all densities taken to be alike. Three TF32 products: measured likewise,
-// but for blocks of 8, which are guessed. Products in float32: measured on an H200 at 0.05 to 0.25. A GPU with other proportions is served less well, but never
-// wrongly.
+// products of blocks of 16. TF32 likewise. TF32 by sm80: blocks 32 and 128
+// measured at density 0.1 and C = K = 4096, the other blocks reckoned from them by the 16-bit rates, and all
+// densities taken to be alike. Three TF32 products: measured likewise, but for blocks of 8, which are
+// guessed. Float32: measured on an H200 at 0.05 to 0.25, which are about alike. A GPU with
+// other proportions is served less well, but never wrongly.
 constexpr double kDensities[] = {0.05, 0.25, 1.0};
 
 struct Rates {
@@ -47,11 +47,11 @@ struct SmallBlocks {
 };
 constexpr SmallBlocks kSmallBlocks16[2] = {
     {{{160, 4600}, {100, 6050}}, {}, {{136, 1407}, {232, 1377}}, 0.2f},
-    {{{175, 2750}, {130, 3500}}, {140, 3400}, {{81, 1745}, {120, 2066}}, 0.2f},
+    {{{175, 2750}, {120, 3400}}, {130, 3800}, {{81, 1745}, {120, 2066}}, 0.2f},
 };
 constexpr SmallBlocks kSmallBlocksTf32[2] = {
-    {{{190, 11900}, {}}, {240, 12000}, {}, 0.2f},  // no union tiles
-    {{{300, 7300}, {}}, {220, 9500}, {{85, 4430}, {110, 4250}}, 0.3f},
+    {{{190, 11900}, {}}, {200, 13500}, {}, 0.2f},  // no union tiles
+    {{{280, 7200}, {}}, {230, 7300}, {{135, 4750}, {185, 4500}}, 0.3f},
 };
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
@@ -80,7 +80,7 @@ constexpr double kMatmulDwTf32Sm80[5] = {6, 21, 42, 68, 96};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {35, 38, 38, 38, 38};
-constexpr double kMatmulDwFloat32[5] = {19, 24, 24, 24, 28};
+constexpr double kMatmulDwFloat32[5] = {18, 23, 24, 28, 28};
 constexpr double kDense16 = 750, kDenseFloat32 = 50;
 // [fprop and dx, dw][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
 // last, and fprop with features first, of which and dx this is the mean.

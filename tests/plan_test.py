@@ -179,6 +179,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
          ["sparse", "suits", "sweeps", "clusters of 2"]),
         ((8, 0.01), 16384, "bfloat16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
         ((16, 0.25, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
+        ((16, 0.01, 0), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of"]),
         ((16, 0.01), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
         ((16, 0.1, 0), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.1), 8192, "float32", dict(precision="tf32"), "sm90 sweep",
