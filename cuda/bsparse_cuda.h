@@ -201,15 +201,16 @@ static inline int64_t bsparse_sweep_order(int32_t num_packed) {
 // rows of one stored block after the other.
 //
 // BSPARSE_SM90_SWEEP has items of one or two CTAs, `cta_columns` output columns each, those of a warp side by
-// side in `groups`: 512 or 1024 outputs, by 64 batch entries, or 2048, by 32. Its entries are stages: boxes of x, of
-// as many features as take BSPARSE_SWEEP_BOX_ROW_BYTES, which all CTAs of the item take, and of each CTA blocks that it
-// has there. (num_entries, CTAs, BSPARSE_SWEEP_STAGE_WORDS): where this CTA's record begins, in pieces of 16 bytes; the
-// pieces it has, and in the upper half the number of boxes; of its blocks in the order below the first, and their number;
-// the numbers of the boxes that it copies for all, two in a word: CTA r of n every n-th from the r-th on. Behind all stages comes that order: num_packed weight blocks, and -1 up to a
-// multiple of 4. Behind it the records: of each warp a header, of four words: the blocks of each of its up to 8 columns, a
-// byte each; the first of its blocks (16 bits), and the boxes (16 bits); 0; then of each block where its input lies in
-// the boxes, in blocks, a byte each. A warp's blocks come by column. The group of an item is its number, and it has at
-// least one stage.
+// side in `groups`: 512 or 1024 outputs, by 64 batch entries, or 2048, by 32. Its entries are stages: boxes
+// of x, of as many features as take BSPARSE_SWEEP_BOX_ROW_BYTES, which all CTAs of the item take, and of each
+// CTA blocks that it has there. (num_entries, CTAs, BSPARSE_SWEEP_STAGE_WORDS): where this CTA's record
+// begins, in pieces of 16 bytes; the pieces it has, and in the upper half the number of boxes; of its blocks
+// in the order below the first, and their number; the numbers of the boxes that it copies for all, two in a
+// word: CTA r of n every n-th from the r-th on. Behind all stages comes that order: num_packed weight blocks,
+// and -1 up to a multiple of 4. Behind it the records: of each warp a header, of four words: the blocks of
+// each of its up to 8 columns, a byte each; the first of its blocks (16 bits), and the boxes (16 bits); 0;
+// then of each block where its input lies in the boxes, in blocks, a byte each. A warp's blocks come by
+// column. The group of an item is its number, and it has at least one stage.
 typedef struct {
   int32_t kernel;          // the bsparse_tile this plan was cut for
   int32_t columns;         // of a group

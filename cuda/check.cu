@@ -44,8 +44,10 @@ bsparse_status check_sweep(const bsparse_matmul_args& args, int32_t groups) {
                        : normal;
   if (plan.columns != normal && plan.columns != kSweepCtas * normal &&
       plan.columns != kSweepCtas * wide) {
-    return fail(BSPARSE_INVALID_ARGUMENT, "plan.columns is %d; expected %d, %d or %d", plan.columns,
-                normal, kSweepCtas * normal, kSweepCtas * wide);
+    return wide == normal ? fail(BSPARSE_INVALID_ARGUMENT, "plan.columns is %d; expected %d or %d",
+                                 plan.columns, normal, kSweepCtas * normal)
+                          : fail(BSPARSE_INVALID_ARGUMENT, "plan.columns is %d; expected %d, %d or %d",
+                                 plan.columns, normal, kSweepCtas * normal, kSweepCtas * wide);
   }
   RETURN_IF_FAILED(check_range("plan.num_items", plan.num_items, groups, groups));
   RETURN_IF_FAILED(check_range("plan.num_splits", plan.num_splits, 0, 0));

@@ -104,7 +104,7 @@ constexpr double kMemoryRate = 2.8e12;
 constexpr double kLaunch = 4e-6;
 constexpr double kDenseLaunches = 5e-6;
 
-// Dense is chosen when it wins clearly: the sparse product needs no scratch memory.
+// Dense is chosen when it wins clearly: most sparse products need less scratch memory.
 constexpr double kMargin = 0.95;
 
 double interpolate(const Rates& rates, double density) {
@@ -216,9 +216,13 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kern
         density * elements * x_elements * size /
         (request.dtype == BSPARSE_FLOAT32 ? kSmallDwRateTf32 : kSmallDwRate16)[axis][row];
   }
-  if (!request.is_dw && family == BSPARSE_SM80 && request.dtype == BSPARSE_FLOAT32 &&
-      request.float32_math == BSPARSE_FLOAT32_EXACT && request.feature_axis == 1) {
-    kernel_seconds += 2.0 * request.in_blocks * bs * size * request.batch / kMemoryRate;  // x is turned round
+  // Exact float32 by warps on their own wants x, and for dw dy, with features first.
+  const bool exact = family == BSPARSE_SM80 && request.dtype == BSPARSE_FLOAT32 &&
+                     request.float32_math == BSPARSE_FLOAT32_EXACT &&
+                     (!request.is_dw || request.block_size <= kMaxExactDwBlock);
+  if (exact && request.feature_axis == 1) {
+    const double features = (request.in_blocks + (request.is_dw ? request.out_blocks : 0)) * bs;
+    kernel_seconds += 2.0 * features * size * static_cast<double>(request.batch) / kMemoryRate;
   }
   const double sparse =
       std::max(kernel_seconds, activations_seconds + blocks_seconds) + kLaunch;

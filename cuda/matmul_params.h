@@ -16,8 +16,8 @@ namespace bsparse {
 // y (or float32 partials of it) for `batch_tiles` batch tiles from `first_batch_tile` on; one CTA
 // an item and batch tile.
 struct MatmulParams {
-  const void* x;         // (batch, in) or (in, batch)
-  const void* w;         // (blocks, bs, bs)
+  const void* x;         // (batch, in) or (in, batch); of exact float32 (in, x_row)
+  const void* w;         // (blocks, bs, bs); of exact float32 (blocks, inputs, outputs)
   const void* bias;      // (out) or null
   const void* residual;  // like y, or null; may be y
   void* y;               // (batch, out) or (out, batch)

@@ -9,8 +9,8 @@
 
 namespace bsparse {
 
-// Partials, then, with items of one column, the plan without gated blocks; of streams the partials' flags; of streams and
-// exact float32 x turned round; of these, Hopper's union tiles and sweeps weights rearranged.
+// Partials, then, with items of one column, the plan without gated blocks; of streams the partials' flags; of
+// streams and exact float32 x turned round; of these, Hopper's union tiles and sweeps weights rearranged.
 struct MatmulWorkspace {
   size_t items = 0, entries = 0, flags = 0, inputs = 0, weights = 0, bytes;  // offsets, and the whole
 
@@ -32,7 +32,7 @@ bool arranges_weights(const bsparse_matmul_args& args);
 bool is_exact(const bsparse_matmul_args& args);
 
 // Streams of short rows of x want them with features first, in rows of turned_row elements: the batch and what makes
-// it a multiple of 16 bytes. Exact float32 wants that of any x.
+// it a multiple of 16 bytes. Exact float32 wants that of any x with features last, or rows that are no such multiple.
 bool turns_inputs(const bsparse_matmul_args& args);
 int64_t turned_row(int64_t batch);
 

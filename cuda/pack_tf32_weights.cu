@@ -11,8 +11,8 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kWarpElements = 256;  // four blocks of 8, or one of 16
 
-// Of an operand of 8 inputs by 8 outputs lane 4 g + t has output g of inputs t and t + 4, or 2 t and 2 t + 1. Its words of
-// all outputs of a block are neighbours, for 8 inputs after the other.
+// Of an operand of 8 inputs by 8 outputs lane 4 g + t has output g of inputs t and t + 4, or 2 t and 2 t + 1.
+// Its words of all outputs of a block are neighbours, for 8 inputs after the other.
 template <int kBlockSize, bool kOutputRows, bool kNeighbours>
 __global__ void __launch_bounds__(32 * kWarps)
     pack_tf32_kernel(const __grid_constant__ PackWeights args) {

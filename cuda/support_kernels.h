@@ -72,8 +72,8 @@ cudaError_t launch_pack_weights(const PackWeights& args, int block_size, bool ou
 cudaError_t launch_pack_tf32_weights(const PackWeights& args, int block_size, bool output_rows,
                                      bool neighbours, cudaStream_t stream);
 
-// Each block transposed or not, and with `interleave`, for blocks of 16 and more, of every eight inputs, which rows then
-// are of, the even ones first. At least one of the two.
+// Each block transposed or not, and with `interleave`, for blocks of 16 and more, of every eight inputs,
+// which rows then are of, the even ones first. At least one of the two.
 struct ArrangeBlocks {
   const float* w;  // (num_blocks, bs, bs)
   float* out;

@@ -216,23 +216,6 @@ class Sweep {
   std::vector<int64_t> next_;    // of each column the first entry that no stage has yet
 };
 
-SweepStages Cut(const BlockIndex& index, const SweepShape& shape, std::vector<int32_t> dealt) {
-  SweepStages cut;
-  cut.groups = std::move(dealt);
-  const int32_t columns = shape.ctas * shape.cta_columns;
-  const auto groups = static_cast<int32_t>(cut.groups.size() / columns);
-  const int32_t stage_words = shape.ctas * BSPARSE_SWEEP_STAGE_WORDS;
-  for (int32_t g = 0; g < groups; ++g) {
-    const auto first = static_cast<int32_t>(cut.stages.size() / stage_words);
-    Sweep(index, shape, cut.groups.data() + static_cast<size_t>(g) * columns).AppendTo(&cut);
-    const auto end = static_cast<int32_t>(cut.stages.size() / stage_words);
-    cut.items.insert(cut.items.end(), {g, first, end, -1});
-  }
-  cut.num_packed = static_cast<int32_t>(cut.order.size());
-  cut.order.resize(bsparse_sweep_order(cut.num_packed), -1);
-  return cut;
-}
-
 }  // namespace
 
 SweepShape SweepShapeOf(int32_t ctas, int32_t cta_columns, int32_t unit_columns, int32_t box_blocks,
@@ -248,12 +231,20 @@ SweepShape SweepShapeOf(int32_t ctas, int32_t cta_columns, int32_t unit_columns,
 }
 
 SweepStages CutIntoSweeps(const BlockIndex& index, const SweepShape& shape) {
-  std::vector<int32_t> groups = DealColumns(index, shape);
-  SweepStages cut = Cut(index, shape, groups);
-  // All stages have as much room as the fullest, so the others may as well fill it.
-  SweepShape wider = shape;
-  wider.stage_bytes = 1024 * cut.fullest_stage;
-  return wider.stage_bytes <= shape.stage_bytes ? cut : Cut(index, wider, std::move(groups));
+  SweepStages cut;
+  cut.groups = DealColumns(index, shape);
+  const int32_t columns = shape.ctas * shape.cta_columns;
+  const auto groups = static_cast<int32_t>(cut.groups.size() / columns);
+  const int32_t stage_words = shape.ctas * BSPARSE_SWEEP_STAGE_WORDS;
+  for (int32_t g = 0; g < groups; ++g) {
+    const auto first = static_cast<int32_t>(cut.stages.size() / stage_words);
+    Sweep(index, shape, cut.groups.data() + static_cast<size_t>(g) * columns).AppendTo(&cut);
+    const auto end = static_cast<int32_t>(cut.stages.size() / stage_words);
+    cut.items.insert(cut.items.end(), {g, first, end, -1});
+  }
+  cut.num_packed = static_cast<int32_t>(cut.order.size());
+  cut.order.resize(bsparse_sweep_order(cut.num_packed), -1);
+  return cut;
 }
 
 }  // namespace bsparse

@@ -36,10 +36,10 @@ struct SweepStages {
   int32_t fullest_stage = 0;     // in KiB
 };
 
-// Groups are of units of the same magnitude, so that the warps of a CTA, which wait for each other, have about the
-// same to do; of these neighbours come together, as they often use the same boxes. In a group units are dealt to
-// the warps heaviest first, back and forth. A box that no column of an item uses is left out; one whose blocks do not fit
-// in a stage comes in several. An item has at least one stage.
+// Groups are of units of the same magnitude, so that the warps of a CTA, which wait for each other, have
+// about the same to do; of these neighbours come together, as they often use the same boxes. In a group units
+// are dealt to the warps heaviest first, back and forth. A box that no column of an item uses is left out;
+// one whose blocks do not fit in a stage comes in several. An item has at least one stage.
 SweepStages CutIntoSweeps(const BlockIndex& index, const SweepShape& shape);
 
 }  // namespace bsparse

@@ -27,7 +27,7 @@ int32_t BoxOf(const int32_t* stage, int32_t ctas, int32_t box) {
 // Of 16-bit blocks unless said otherwise.
 SweepShape Shape(int32_t block_size, int32_t ctas, int32_t stage_kib, int32_t batch_tile = 64,
                  int32_t box_features = 64) {
-  return SweepShapeOf(ctas, 32768 / batch_tile / block_size, 16 / block_size, box_features / block_size,
+  return SweepShapeOf(ctas, BSPARSE_SWEEP_SUMS / batch_tile / block_size, 16 / block_size, box_features / block_size,
                       batch_tile, stage_kib);
 }
 
@@ -48,14 +48,14 @@ void ForEachBlock(const SweepStages& cut, const SweepShape& shape, const Visit& 
         int32_t taken = 0;
         for (int32_t warp = 0; warp < BSPARSE_SWEEP_WARPS; ++warp) {
           uint32_t header[4];
-          std::memcpy(header, record + 16 * warp, 16);
+          std::memcpy(header, record + BSPARSE_SWEEP_HEADER_BYTES * warp, sizeof(header));
           ASSERT_EQ(header[2] >> 16, static_cast<uint32_t>(boxes));
           ASSERT_EQ(header[2] & 0xffff, static_cast<uint32_t>(taken));
           ASSERT_EQ(header[3], 0u);
           for (int32_t c = 0; c < warp_columns; ++c) {
             const int32_t count = header[c / 4] >> c % 4 * 8 & 0xff;
             for (int32_t b = 0; b < count; ++b, ++taken) {
-              const int32_t place = record[16 * BSPARSE_SWEEP_WARPS + taken];
+              const int32_t place = record[BSPARSE_SWEEP_HEADER_BYTES * BSPARSE_SWEEP_WARPS + taken];
               const int32_t box = place / shape.box_blocks;
               ASSERT_LT(box, boxes);
               const int32_t number =

@@ -1,8 +1,9 @@
 // y = x W in exact float32, by fused multiply-adds: a warp computes a block column, or 32 outputs of one, on its own.
 //
-// A lane computes 8 outputs of 8 batch entries. Its x comes straight from memory into registers, four inputs ahead, as
-// nobody else needs it but up to three lanes with other outputs; weights come through shared memory. So no warp waits for
-// another. x has features first: the launch turns it round where it has not (matmul_launch.cu).
+// A lane computes 8 outputs of 8 batch entries. Its x comes straight from memory into registers, four inputs
+// ahead, as nobody else needs it but up to three lanes with other outputs; weights come through shared
+// memory. So no warp waits for another. x has features first: the launch turns it round where it has not
+// (matmul_launch.cu).
 //
 // A running sum of many products would err two to three times as much as cuBLAS, whose kernels add up in pieces. So
 // after every 64 terms sums are added to others in shared memory.

@@ -1,10 +1,11 @@
-// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds, for blocks of 8 to 32: a warp computes a block, or a cell
-// of 16 by 16 of one of 32, on its own.
+// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds, for blocks of 8 to 32: a warp computes a block, or a
+// cell of 16 by 16 of one of 32, on its own.
 //
-// A lane computes 8 inputs by 8 outputs. As these are few tiles, lanes share the batch, and add up at the end. x and
-// dy, with features first, come straight from memory into registers, four batch entries of a feature at once: warps of a
-// CTA have blocks that come one after the other, which mostly have x or dy in common, so that half of it comes out of
-// L1. The launch turns x and dy round where they have not features first (matmul_dw_launch.cu).
+// A lane computes 8 inputs by 8 outputs. As these are few tiles, lanes share the batch, and add up at the
+// end. x and dy, with features first, come straight from memory into registers, four batch entries of a
+// feature at once: warps of a CTA have blocks that come one after the other, which mostly have x or dy in
+// common, so that half of it comes out of L1. The launch turns x and dy round where they have not features
+// first (matmul_dw_launch.cu).
 #include <algorithm>
 
 #include "cuda/matmul_params.h"
@@ -25,8 +26,7 @@ struct ExactDwTraits {
   static constexpr int kCells = (kBlockSize / kCell) * (kBlockSize / kCell);  // of a block
   static constexpr int kWarps = 4;
   static_assert(kWarps % kCells == 0, "a CTA has whole blocks");
-  static constexpr int kDepth = 128;
-  static_assert(kDepth % kStep == 0, "stages are whole steps");
+  static constexpr int kDepth = kStep;  // so that the batch is split as finely as can be
   static constexpr int kChain = 32 * kStep;  // batch entries after which sums are added to others
 };
 
@@ -56,8 +56,8 @@ struct LaneRows {
   }
 };
 
-// sums += x dy^T over `steps` steps; rows go on to the next. Of dy a row is read for the next step as soon as it has been
-// used, so only x is waited for.
+// sums += x dy^T over `steps` steps; rows go on to the next. Of dy a row is read for the next step as soon as
+// it has been used, so only x is waited for.
 template <class Traits, bool kWhole>
 __device__ __forceinline__ void multiply_steps(ExactSums& sums, LaneRows& x, LaneRows& dy, int steps,
                                                int64_t left) {

@@ -1,10 +1,11 @@
 // y = x W for Hopper, blocks of 8 and 16 at low densities: all of x passes by many output columns.
 //
-// A CTA computes 512 outputs of 64 batch entries, or 1024 of 32. Whole boxes of x, of 64 features or 32 in TF32, come into
-// shared memory, with the blocks that its columns have there; each warp goes from column to column, and in a column
-// from block to block, and multiplies by mma.sync. So nothing is padded: union tiles multiply 64 outputs for a
-// block of 8 or 16, and a missing block beside it counts as zeros. What limits is shared memory, out of which each
-// block reads its x (docs/kernel-notes.md). The CTAs of a cluster have other outputs and share x.
+// A CTA computes 512 outputs of 64 batch entries, or 1024 of 32. Whole boxes of x, of 64 features or 32 in
+// TF32, come into shared memory, with the blocks that its columns have there; each warp goes from column to
+// column, and in a column from block to block, and multiplies by mma.sync. So nothing is padded: union tiles
+// multiply 64 outputs for a block of 8 or 16, and a missing block beside it counts as zeros. What limits is
+// shared memory, out of which each block reads its x (docs/kernel-notes.md). The CTAs of a cluster have other
+// outputs and share x.
 #ifndef BSPARSE_CUDA_SM90_SWEEP_CUH_
 #define BSPARSE_CUDA_SM90_SWEEP_CUH_
 
@@ -28,8 +29,8 @@ struct SweepCursor {
   uint32_t weights;
 };
 
-// Multiplies a block of a column, or two that make a step. Every load is needed here, so that none is under way when the
-// stage is released.
+// Multiplies a block of a column, or two that make a step. Every load is needed here, so that none is under
+// way when the stage is released.
 template <class Traits, int kBytes>
 __device__ __forceinline__ void sweep_blocks(const SweepOperands<Traits, kBytes>& operands,
                                              uint32_t place, SweepCursor& cursor,

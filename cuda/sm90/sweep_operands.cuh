@@ -65,10 +65,10 @@ class SweepMatrices {
   uint32_t flip_;  // what the block's place in a row, or that of the batch piece, is flipped by
 };
 
-// TF32 with features first, which ldmatrix does not turn round: a lane reads four neighbouring batch entries of an input at
-// once. So in every 32 batch entries piece p has numbers 4 g + 2 p and 4 g + 2 p + 1 in the places of g and g + 8.
-// Of eight inputs lane 4 g + t has 2 t and 2 t + 1, which lie in different banks for all t, in the places of
-// t and t + 4; so do weights (pack_tf32_weights.cu).
+// TF32 with features first, which ldmatrix does not turn round: a lane reads four neighbouring batch entries
+// of an input at once. So in every 32 batch entries piece p has numbers 4 g + 2 p and 4 g + 2 p + 1 in the
+// places of g and g + 8. Of eight inputs lane 4 g + t has 2 t and 2 t + 1, which lie in different banks for
+// all t, in the places of t and t + 4; so do weights (pack_tf32_weights.cu).
 template <class Traits>
 class SweepFourBatchEntries {
  public:
