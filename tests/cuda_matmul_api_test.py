@@ -81,9 +81,11 @@ def test_a_residual_by_the_dense_matrix(kernels, mode, block_size, feature_axis,
 @pytest.mark.parametrize("mode, block_size, transpose",
                          list(itertools.product(MODES, BLOCK_SIZES, (False, True))))
 def test_dense_matrices_of_any_shape(kernels, mode, block_size, transpose):
+    # On an H200 cuBLAS's float32 kernel for 40 batch entries errs 2.5 times as much as that for the MANY which the
+    # error is taken over, and ours is cuBLAS here.
+    batch = MANY if mode == "float32" else 40
     for seed, (shape, density) in enumerate(dense_layouts(block_size)):
-        # As many batch entries as the error is taken over: for others cuBLAS may have kernels that err more.
-        check_matmul(kernels, mode, block_size, seed % 2, transpose, MANY, seed=seed, shape=shape,
+        check_matmul(kernels, mode, block_size, seed % 2, transpose, batch, seed=seed, shape=shape,
                      density=density, tile=dense_tile())
 
 
