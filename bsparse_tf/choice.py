@@ -27,7 +27,7 @@ FAMILIES = ("sm80", "sm80 small", "sm90", "dense", "sm90 stream", "sm90 dw tiles
 # By the numbers of bsparse_dense_reason; {sparse} and {dense} are modelled times.
 _DENSE_REASONS = (
     "modelled on Hopper GPUs the sparse kernels take {sparse}, the dense matrix {dense}: sparse (dense "
-    "must win clearly, as it needs scratch memory)",
+    "must win clearly)",
     "modelled on Hopper GPUs the sparse kernels take {sparse}, the dense matrix {dense}: dense",
     "the dense matrix would be faster ({dense} against {sparse}, modelled on Hopper GPUs), but it is "
     "not used with a gate: a block that is switched off may hold NaN",

@@ -104,7 +104,7 @@ constexpr double kMemoryRate = 2.8e12;
 constexpr double kLaunch = 4e-6;
 constexpr double kDenseLaunches = 5e-6;
 
-// Dense is chosen when it wins clearly: most sparse products need less scratch memory.
+// Dense is chosen when it wins clearly.
 constexpr double kMargin = 0.95;
 
 double interpolate(const Rates& rates, double density) {
