@@ -80,7 +80,7 @@ constexpr double kMatmulDwTf32Sm80[5] = {6, 21, 42, 68, 96};
 constexpr double kMatmulTf32x3[5] = {8, 31, 42, 54, 54};
 constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {35, 38, 38, 38, 38};
-constexpr double kMatmulDwFloat32[5] = {18, 23, 24, 28, 28};
+constexpr double kMatmulDwFloat32[5] = {18, 23, 32, 34, 36};
 constexpr double kDense16 = 750, kDenseFloat32 = 50;
 // [fprop and dx, dw][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
 // last, and fprop with features first, of which and dx this is the mean.

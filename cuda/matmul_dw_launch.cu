@@ -64,14 +64,15 @@ int64_t partial_floats(const bsparse_matmul_dw_args& args, const Kernel& kernel)
   return partials_of(args) * partial_blocks(args, kernel) * side * side;
 }
 
-bool is_exact(const bsparse_matmul_dw_args& args) {
+// Exact float32 whose warps want x and dy with features first.
+bool goes_by_warps(const bsparse_matmul_dw_args& args) {
   return args.plan.kernel == BSPARSE_SM80 && args.dtype == BSPARSE_FLOAT32 &&
          args.float32_math == BSPARSE_FLOAT32_EXACT && args.block_size <= kMaxExactDwBlock;
 }
 
-// Rows of exact float32 are whole 16 bytes, too.
+// Exact float32 by warps wants rows of whole 16 bytes, too.
 bool turns_pairs(const bsparse_matmul_dw_args& args) {
-  if (is_exact(args)) {
+  if (goes_by_warps(args)) {
     return args.feature_axis == 1 ||
            std::any_of(args.pairs, args.pairs + args.num_pairs,
                        [](const bsparse_dw_pair& pair) { return pair.batch % 4 != 0; });
@@ -118,7 +119,7 @@ bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kern
     turn(&pair.dy, pair.batch, args.out_blocks);
     pair.batch = turned_row(pair.batch);
   }
-  if (!is_exact(args)) {
+  if (!goes_by_warps(args)) {
     return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
   }
   for (int t = 0; t < turns.count; ++t) {
@@ -203,7 +204,7 @@ bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& gi
   for (size_t p = 0; p < pairs.size(); ++p) {
     const bsparse_dw_pair& pair = pairs[p];
     const bool rows_aligned =
-        (args.feature_axis == 1 && !is_exact(args)) ||
+        (args.feature_axis == 1 && !goes_by_warps(args)) ||
         pair.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
     params.pairs[p] = {pair.x, pair.dy, pair.batch, rows_aligned && is_aligned(pair.x, 16),
                        rows_aligned && is_aligned(pair.dy, 16)};
@@ -217,8 +218,8 @@ bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& gi
   params.num_blocks = args.plan.num_blocks;
   params.splits = args.plan.batch_splits;
   const int64_t items = (args.plan.num_blocks - 1) / kernel.blocks_per_cta + int64_t{1};
-  const int64_t ctas = items * args.plan.batch_splits;
-  if (ctas > INT32_MAX) return too_many_splits(args, items);
+  const int64_t ctas = items * kernel.ctas_per_block * args.plan.batch_splits;
+  if (ctas > INT32_MAX) return too_many_splits(args, items * kernel.ctas_per_block);
   return launch(kernel, "launching a weight gradient", static_cast<uint32_t>(ctas), &params,
                 stream);
 }

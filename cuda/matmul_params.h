@@ -221,7 +221,8 @@ struct Kernel {
   int entry_blocks = 1;    // of a matmul kernel: neighbouring blocks that an entry is made of,
   int column_blocks = 1;   // and a column
   bool packs = false;      // takes weights packed
-  int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes
+  int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes,
+  int ctas_per_block = 1;  // or CTAs that compute one
   int depth = 0;           // of a dw kernel: batch entries a stage holds
   bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)
 };
@@ -245,7 +246,8 @@ Kernel sm80_matmul_fp32(const MatmulVariant& variant);
 
 // Exact float32, x with features first and weights by inputs.
 Kernel sm80_exact_matmul(int block_size, int feature_axis);
-Kernel sm80_exact_matmul_dw(int block_size);  // of up to 32; x and dy with features first
+Kernel sm80_exact_matmul_dw(int block_size);  // of up to 16; x and dy with features first
+Kernel sm80_exact_blocks_dw(int block_size, int feature_axis);  // of 32 and more
 
 // The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more. No
 // kernel for anything else.

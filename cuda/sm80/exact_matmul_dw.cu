@@ -1,13 +1,11 @@
-// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds, for blocks of 8 to 32: a warp computes a block, or a
-// cell of 16 by 16 of one of 32, on its own.
+// dw[b] = x[c]^T dy[k] in exact float32, by fused multiply-adds, for blocks of 8 and 16: a warp computes a block on
+// its own. Larger ones: sm80/exact_blocks_dw.cu.
 //
 // A lane computes 8 inputs by 8 outputs. As these are few tiles, lanes share the batch, and add up at the
 // end. x and dy, with features first, come straight from memory into registers, four batch entries of a
 // feature at once: warps of a CTA have blocks that come one after the other, which mostly have x or dy in
 // common, so that half of it comes out of L1. The launch turns x and dy round where they have not features
 // first (matmul_dw_launch.cu).
-#include <algorithm>
-
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm80/exact_sums.cuh"
@@ -19,13 +17,10 @@ template <int kBlockSizeT>
 struct ExactDwTraits {
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kSide = 8;  // inputs, and outputs, of a lane
-  static constexpr int kCell = std::min(kBlockSize, 16);  // so that of a row lanes read 128 bytes or more
-  static constexpr int kTiles = kCell / kSide;  // along a cell
+  static constexpr int kTiles = kBlockSize / kSide;  // along a block
   static constexpr int kBatchLanes = 32 / (kTiles * kTiles);
   static constexpr int kStep = 4 * kBatchLanes;  // batch entries
-  static constexpr int kCells = (kBlockSize / kCell) * (kBlockSize / kCell);  // of a block
   static constexpr int kWarps = 4;
-  static_assert(kWarps % kCells == 0, "a CTA has whole blocks");
   static constexpr int kDepth = kStep;  // so that the batch is split as finely as can be
   static constexpr int kChain = 32 * kStep;  // batch entries after which sums are added to others
 };
@@ -104,17 +99,16 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, 12 / Traits::kWarps)
   extern __shared__ __align__(128) char shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int split = blockIdx.x % params.splits;
-  const int64_t number = int64_t{blockIdx.x / params.splits} * Traits::kWarps + warp;  // of a cell
-  if (number >= int64_t{params.num_blocks} * Traits::kCells) return;
-  const int32_t* const block = params.blocks + 3 * (number / Traits::kCells);
+  const int64_t number = int64_t{blockIdx.x / params.splits} * Traits::kWarps + warp;  // of a block
+  if (number >= params.num_blocks) return;
+  const int32_t* const block = params.blocks + 3 * number;
   const int32_t weight_block = block[2];
   const bool partial = params.partials != nullptr;
   const float gate = params.output.scale(weight_block);
   // This lane's inputs and outputs in the block.
-  constexpr int kCellsAcross = Traits::kBlockSize / Traits::kCell;
-  const int cell = static_cast<int>(number % Traits::kCells), tile = lane / Traits::kBatchLanes;
-  const int input = cell / kCellsAcross * Traits::kCell + tile / Traits::kTiles * Traits::kSide;
-  const int output = cell % kCellsAcross * Traits::kCell + tile % Traits::kTiles * Traits::kSide;
+  const int tile = lane / Traits::kBatchLanes;
+  const int input = tile / Traits::kTiles * Traits::kSide;
+  const int output = tile % Traits::kTiles * Traits::kSide;
 
   ExactSums sums = {};
   if (gate != 0.0f) {
@@ -182,7 +176,7 @@ Kernel exact_matmul_dw_for() {
   return {.function = reinterpret_cast<const void*>(&sm80_exact_matmul_dw_kernel<Traits>),
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kWarps * ExactSumStore::kBytes,
-          .blocks_per_cta = Traits::kWarps / Traits::kCells,
+          .blocks_per_cta = Traits::kWarps,
           .depth = Traits::kDepth};
 }
 
@@ -192,7 +186,6 @@ Kernel sm80_exact_matmul_dw(int block_size) {
   switch (block_size) {
     case 8: return exact_matmul_dw_for<8>();
     case 16: return exact_matmul_dw_for<16>();
-    case 32: return exact_matmul_dw_for<32>();
   }
   return {};
 }

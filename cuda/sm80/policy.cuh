@@ -65,9 +65,9 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
   return {256 / block_size, 64, 3};          // 96 KB; five tiles loaded for four products at 64
 }
 
-// Weight gradients in exact float32 by warps on their own (sm80/exact_matmul_dw.cu); larger blocks were measured to be
-// faster through shared memory.
-inline constexpr int kMaxExactDwBlock = 32;
+// Weight gradients in exact float32 by warps on their own (sm80/exact_matmul_dw.cu); larger blocks are
+// faster through shared memory (sm80/exact_blocks_dw.cu).
+inline constexpr int kMaxExactDwBlock = 16;
 
 // Weight gradients of small batches (sm80/small_dw.cuh): up to so many batch entries of all pairs. From there on
 // tiles of the layout and Hopper's columns load less (docs/kernel-notes.md); with more than a quarter of the

@@ -84,7 +84,7 @@ __device__ __forceinline__ void multiply_rest(uint32_t steps, uint32_t x,
     } else {
       multiply_rest<Traits, kDecided + 1, kSteps>(steps, x, w, sums);
     }
-  } else if constexpr (kSteps != 0) {
+  } else {
     ptx::wgmma_fence();
     if constexpr ((kSteps >> 1 & 1) != 0) multiply_step<Traits, 1>(x, w, sums);
     if constexpr ((kSteps >> 2 & 1) != 0) multiply_step<Traits, 2>(x, w, sums);
@@ -137,7 +137,8 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
       cursor.advance();
       if (now != 0) {
         multiply_first<Traits>(now, x, these, sums);
-        ptx::wgmma_wait<1>();
+        multiply_rest<Traits>(now & (now - 1), x, these, sums);
+        ptx::wgmma_wait<2>();
       } else {
         ptx::wgmma_wait<0>();
         ptx::named_barrier(1 + group, 128);  // all have seen the stage
@@ -152,7 +153,6 @@ __device__ __forceinline__ void consume_packed_weights(const UnionMatmulParams& 
         ptx::wgmma_fence();  // here, or the compiler serialises all products
         waits = false;
       }
-      if (now != 0) multiply_rest<Traits>(now & (now - 1), x, these, sums);
       if (waits) {
         wait_for_stage(shared.full(cursor.stage), cursor.parity, pending, release);
         steps = reader.read(cursor.stage, next);
