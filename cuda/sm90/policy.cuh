@@ -65,7 +65,7 @@ constexpr int32_t sms_of_clusters(int32_t sm_count, int32_t ctas) {
 }
 
 // CTAs that send each other the x they share. More of them read less of it, but wait for each other,
-// and are fewer in all; measured on an H100, in TF32 up to a density of 0.25 on an H200 (docs/kernel-notes.md).
+// and are fewer in all; measured on an H100, in TF32 at 0.05 to 0.25 on an H200 (docs/kernel-notes.md).
 constexpr int32_t wanted_union_ctas(int block_size, int element_size, int feature_axis,
                                     float density) {
   if (element_size == 4 && feature_axis == 1) {  // twice the bytes to share
@@ -73,7 +73,7 @@ constexpr int32_t wanted_union_ctas(int block_size, int element_size, int featur
     return block_size == 64 && density > 0.07f ? 1 : 4;
   }
   if (element_size == 4 && block_size >= 32) {
-    if (density > 0.35f) return 2;
+    if (density > 0.15f) return block_size == 32 || density > 0.35f ? 2 : 8;
     return block_size == 32 && density <= 0.02f ? 8 : 1;
   }
   if (block_size <= 32) {
