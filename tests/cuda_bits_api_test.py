@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
+import cuda_plans
 from cuda_checks import (
     BLOCK_SIZES, LARGE_CELLS, on_gpu, random_layout, sweep_tile, union_tile,
 )
@@ -35,7 +36,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
         tiles += [sweep_tile(kernels, ctas, mode, block_size, feature_axis, density)
                   for ctas, density in ((1, 0.1), (2, 0.1), (2, 0.01))]
     for tile in tiles:
-        plan = cuda.matmul_plan(layout, tile, segment=5)
+        plan = cuda_plans.matmul_plan(layout, tile, segment=5)
         results = []
         for max_ctas in (0, 1, 12, 64, 131):
             result = torch.full_like(y, float("nan"))
@@ -51,7 +52,7 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
     for max_ctas in (0, 1, 13, 64, 131):
         dw = torch.full_like(w, float("nan"))
         kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape,
-                                  cuda.matmul_dw_plan(layout, tile, 5), x, y, dw,
+                                  cuda_plans.matmul_dw_plan(layout, tile, 5), x, y, dw,
                                   max_ctas=max_ctas)()
         gradients.append(dw)
     assert bool(torch.isfinite(gradients[0]).all())
@@ -76,7 +77,7 @@ def test_bits_of_small_dw_do_not_depend_on_the_grid(kernels, mode, block_size, f
             dw = torch.full((int(layout.sum()), block_size, block_size), float("nan"),
                             dtype=x.dtype, device="cuda")
             kernels.prepare_matmul_dw(mode, block_size, feature_axis, layout.shape,
-                                      cuda.matmul_dw_plan(layout, tile), x, y, dw,
+                                      cuda_plans.matmul_dw_plan(layout, tile), x, y, dw,
                                       max_ctas=max_ctas)()
             gradients.append(dw)
         assert bool(torch.isfinite(gradients[0]).all())

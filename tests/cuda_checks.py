@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 
 import cuda_binding as cuda
+import cuda_plans
 
 torch = cuda.torch
 
@@ -211,7 +212,7 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
     tile = tile or kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
                                 aligned=not misaligned, density=seed % 2 * 0.1)
-    plan = cuda.matmul_plan(layout, tile, transpose, segment, seed)
+    plan = cuda_plans.matmul_plan(layout, tile, transpose, segment, seed)
     call, again = (
         kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x_in, prepared,
                                y, transpose, gate_gpu, bias, activation, batch=batch,
@@ -271,7 +272,7 @@ def check_matmul_dw(kernels, mode, block_size, feature_axis, batch, *, seed=0, b
                                 gated=use_gate, aligned=not misaligned)
     call = kernels.prepare_matmul_dw(
         mode, block_size, feature_axis, layout.shape,
-        cuda.matmul_dw_plan(layout, tile, batch_splits, seed), x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
+        cuda_plans.matmul_dw_plan(layout, tile, batch_splits, seed), x, dy, dw, torch.tensor(gate, dtype=torch.float32).cuda() if use_gate else None)
     call()
     torch.cuda.synchronize()
     check_guards()
@@ -309,7 +310,7 @@ def check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, *, see
     tile = tile or kernels.tile(
         mode, block_size, sum(batches), is_dw=True, feature_axis=feature_axis, gated=True,
         aligned=feature_axis == 1 or all(n % 8 == 0 for n in batches), pairs=len(batches))
-    plan = cuda.matmul_dw_plan(layout, tile, batch_splits, seed)
+    plan = cuda_plans.matmul_dw_plan(layout, tile, batch_splits, seed)
     gate_gpu = torch.tensor(gate, dtype=torch.float32).cuda()
     wanted = np.stack([g * truth[c * block_size:(c + 1) * block_size,
                                  k * block_size:(k + 1) * block_size]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
+import cuda_plans
 from cuda_checks import (
     BLOCK_SIZES, MODES, assert_the_same_in_a_graph, check_matmul, dense_matrix, dense_tile, float64, on_gpu,
 )
@@ -25,8 +26,8 @@ def test_dense_products_inside_a_cuda_graph(kernels, transpose):
     x, dy = (torch.randn((192, 56), device="cuda").to(torch.bfloat16) for _ in range(2))
     w = torch.randn((int(layout.sum()), 8, 8), device="cuda").to(torch.bfloat16)
     bias = torch.randn(56, device="cuda").to(torch.bfloat16)
-    plan = cuda.matmul_plan(layout, dense_tile(), transpose)
-    dw_plan = cuda.matmul_dw_plan(layout, dense_tile())
+    plan = cuda_plans.matmul_plan(layout, dense_tile(), transpose)
+    dw_plan = cuda_plans.matmul_dw_plan(layout, dense_tile())
     eager, replayed = ((torch.empty_like(x), torch.empty_like(w)) for _ in range(2))
     calls = [(kernels.prepare_matmul("bfloat16", 8, 1, layout.shape, plan, x, w, y, transpose,
                                      bias=bias),
@@ -53,7 +54,7 @@ def test_products_inside_a_cuda_graph(kernels, feature_axis, batch):
     x = torch.randn(shape, device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 32, 32), device="cuda").to(torch.bfloat16)
     tile = kernels.tile("bfloat16", 32, batch, feature_axis=feature_axis, gated=True)
-    plan = cuda.matmul_plan(layout, tile, segment=1)
+    plan = cuda_plans.matmul_plan(layout, tile, segment=1)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
     assert_the_same_in_a_graph(
         lambda y: kernels.prepare_matmul("bfloat16", 32, feature_axis, layout.shape, plan, x, w, y,
@@ -74,7 +75,7 @@ def test_offsets_beyond_32_bits(kernels, feature_axis):
     w = torch.randn((1, 8, 8), device="cuda").to(x.dtype)
     y = torch.full_like(x, float("nan"))
     layout = np.ones((1, 1), bool)
-    plan = cuda.matmul_plan(layout, kernels.tile("bfloat16", 8, batch, feature_axis=feature_axis))
+    plan = cuda_plans.matmul_plan(layout, kernels.tile("bfloat16", 8, batch, feature_axis=feature_axis))
     kernels.prepare_matmul("bfloat16", 8, feature_axis, (1, 1), plan, x, w, y)()
     got = y[-40:] if feature_axis == 1 else y[:, -40:].t()
     assert torch.allclose(got.float(), tail.float() @ w[0].float(), rtol=0.02, atol=0.02)
@@ -83,7 +84,7 @@ def test_offsets_beyond_32_bits(kernels, feature_axis):
     dw = torch.full((1, 8, 8), float("nan"), device="cuda")
     tile = kernels.tile("bfloat16", 8, batch, is_dw=True, feature_axis=feature_axis)
     kernels.prepare_matmul_dw("bfloat16", 8, feature_axis, (1, 1),
-                              cuda.matmul_dw_plan(layout, tile, 64), x, x, dw)()
+                              cuda_plans.matmul_dw_plan(layout, tile, 64), x, x, dw)()
     assert torch.allclose(dw[0], tail.float().t() @ tail.float(), rtol=1e-3, atol=1e-3)
 
 
@@ -149,7 +150,7 @@ def test_bad_arguments_are_named_and_harm_nothing(kernels, words):
     layout = np.ones((2, 2), bool)
     x = torch.ones((64, 64), device="cuda")
     w = torch.ones((4, 32, 32), device="cuda")
-    plan = cuda.matmul_plan(layout, kernels.tile("float32", 32, 64))
+    plan = cuda_plans.matmul_plan(layout, kernels.tile("float32", 32, 64))
     args = cuda.MatmulArgs(dtype=0, block_size=32, feature_axis=1, in_blocks=2, out_blocks=2,
                            batch=64, x=x.data_ptr(), w=w.data_ptr(), y=x.data_ptr(),
                            plan=cuda.MatmulPlan(**plan.fields()))
@@ -174,8 +175,8 @@ def test_small_products_refuse_unaligned_memory(kernels, is_dw, block_size):
     y = torch.ones((64, features), dtype=torch.bfloat16, device="cuda")
     w = torch.ones((4, block_size, block_size), dtype=torch.bfloat16, device="cuda")
     case = ("bfloat16", block_size, 1, layout.shape)
-    call = (kernels.prepare_matmul_dw(*case, cuda.matmul_dw_plan(layout, tile), x, y, w) if is_dw
-            else kernels.prepare_matmul(*case, cuda.matmul_plan(layout, tile), x, w, y))
+    call = (kernels.prepare_matmul_dw(*case, cuda_plans.matmul_dw_plan(layout, tile), x, y, w) if is_dw
+            else kernels.prepare_matmul(*case, cuda_plans.matmul_plan(layout, tile), x, w, y))
     with pytest.raises(cuda.CudaError, match="multiples? of 16|rows of 16 bytes"):
         call()
     torch.cuda.synchronize()

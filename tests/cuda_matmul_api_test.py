@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
+import cuda_plans
 from cuda_checks import (
     BLOCK_SIZES, CELLS, MANY, MODES, check_matmul, dense_layouts, dense_tile, float64, union_tile,
 )
@@ -93,7 +94,7 @@ def test_a_split_plan_does_not_go_by_the_dense_matrix(kernels):
     layout = np.ones((4, 4), bool)
     x, w = (torch.ones(shape, device="cuda") for shape in ((32, 32), (16, 8, 8)))
     call = kernels.prepare_matmul("float32", 8, 1, layout.shape,
-                                  cuda.matmul_plan(layout, dense_tile(), segment=2), x, w,
+                                  cuda_plans.matmul_plan(layout, dense_tile(), segment=2), x, w,
                                   torch.empty_like(x))
     with pytest.raises(cuda.CudaError, match="plan.num_items is 8"):
         call()
@@ -112,7 +113,7 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, feature_axis)
     bias = torch.linspace(-1, 1, 24, device="cuda")
     y = torch.full((20, 24), float("nan"), device="cuda")
     y = y if feature_axis == 1 else y.t().contiguous()
-    plan = cuda.matmul_plan(layout, kernels.tile("float32", 8, 20))
+    plan = cuda_plans.matmul_plan(layout, kernels.tile("float32", 8, 20))
     kernels.prepare_matmul("float32", 8, feature_axis, layout.shape, plan, x,
                            torch.empty(0, device="cuda"), y, bias=bias, activation="relu",
                            batch=20)()
@@ -138,7 +139,7 @@ def test_nan_and_inf_travel_as_in_a_dense_product(kernels, mode, block_size, bat
     y = torch.zeros_like(x_in)
     tile = kernels.tile(mode, block_size, batch, feature_axis=feature_axis)
     kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape,
-                           cuda.matmul_plan(layout, tile), x_in, w, y, activation=activation)()
+                           cuda_plans.matmul_plan(layout, tile), x_in, w, y, activation=activation)()
     got = float64(y if feature_axis == 1 else y.t())
     assert np.isnan(got[3]).all() and np.isinf(got[9, :block_size]).all()
     assert np.isfinite(np.delete(got, (3, 9), 0)).all()

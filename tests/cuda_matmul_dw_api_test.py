@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
+import cuda_plans
 from cuda_checks import (
     BLOCK_SIZES, MODES, check_list_of_pairs, check_matmul_dw, dense_layouts, dense_tile,
 )
@@ -109,7 +110,7 @@ def test_what_a_gate_shuts_out_does_not_reach_dw(kernels, mode, block_size):
     gate = torch.ones(15, device="cuda")
     gate[5:10] = 0.0
     addend = torch.arange(15.0, device="cuda")[:, None, None].expand(15, block_size, block_size)
-    plan = cuda.matmul_dw_plan(layout, dense_tile())
+    plan = cuda_plans.matmul_dw_plan(layout, dense_tile())
     wanted = (addend + 24 * gate[:, None, None]).to(x.dtype)
     for shift in (0, 8 // x.element_size()):
         dw, more = (torch.full((addend.numel() + shift,), float("nan"), dtype=x.dtype,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cuda_binding as cuda
+import cuda_plans
 from cuda_checks import (
     assert_the_same_in_a_graph, check_matmul, dense_matrix, float64, on_gpu, sweep_tile,
 )
@@ -63,7 +64,7 @@ def test_a_layout_without_blocks_gives_the_activated_bias(kernels, mode, block_s
     x, y = (t if feature_axis == 1 else t.t().contiguous() for t in (x, y))
     bias = torch.linspace(-1, 1, 5 * block_size, device="cuda").to(x.dtype)
     kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape,
-                           cuda.matmul_plan(layout, tile), x, torch.empty(0, device="cuda"), y,
+                           cuda_plans.matmul_plan(layout, tile), x, torch.empty(0, device="cuda"), y,
                            bias=bias, activation="relu")()
     assert torch.equal(y if feature_axis == 1 else y.t(), bias.clamp(min=0).expand(72, -1))
 
@@ -109,7 +110,7 @@ def test_nan_travels_along_stored_blocks_only(kernels, mode, block_size):
         x_in = x if feature_axis == 1 else x.t().contiguous()
         y = torch.zeros_like(x_in)
         kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape,
-                               cuda.matmul_plan(layout, tile), x_in, w, y)()
+                               cuda_plans.matmul_plan(layout, tile), x_in, w, y)()
         got = float64(y if feature_axis == 1 else y.t())
         assert np.isnan(got[3]).all() and np.isinf(got[9, :block_size]).all()
         assert np.isfinite(got[9, block_size:]).all()
@@ -123,7 +124,7 @@ def test_sweeps_inside_a_cuda_graph(kernels, feature_axis):
     x = torch.randn((640, 640), device="cuda").to(torch.bfloat16)
     w = torch.randn((int(layout.sum()), 16, 16), device="cuda").to(torch.bfloat16)
     gate = torch.tensor(np.arange(len(w)) % 3, dtype=torch.float32, device="cuda")
-    plan = cuda.matmul_plan(layout, tile)
+    plan = cuda_plans.matmul_plan(layout, tile)
     assert_the_same_in_a_graph(
         lambda y: kernels.prepare_matmul("bfloat16", 16, feature_axis, layout.shape, plan, x, w, y,
                                          gate=gate),
@@ -143,7 +144,7 @@ def test_sweeps_refuse_unaligned_memory(kernels, feature_axis, batch, misplaced)
 
     w = torch.zeros((16, 16, 16), dtype=torch.bfloat16, device="cuda")
     call = kernels.prepare_matmul("bfloat16", 16, feature_axis, layout.shape,
-                                  cuda.matmul_plan(layout, tile), tensor("x"), w, tensor("y"),
+                                  cuda_plans.matmul_plan(layout, tile), tensor("x"), w, tensor("y"),
                                   residual=tensor("residual"))
     with pytest.raises(cuda.CudaError, match="multiples of 16 bytes"):
         call()
@@ -157,7 +158,7 @@ def test_wrong_plans_of_sweeps_are_refused(kernels, field, value):
     layout = np.ones((4, 4), bool)
     x = torch.zeros((64, 64), dtype=torch.bfloat16, device="cuda")
     w = torch.zeros((16, 16, 16), dtype=torch.bfloat16, device="cuda")
-    plan = cuda.matmul_plan(layout, sweep_tile(kernels, 1, "bfloat16", 16, 1))
+    plan = cuda_plans.matmul_plan(layout, sweep_tile(kernels, 1, "bfloat16", 16, 1))
     workspace = torch.zeros(1 << 16, dtype=torch.uint8, device="cuda")
     args = cuda.MatmulArgs(dtype=2, block_size=16, feature_axis=1, in_blocks=4, out_blocks=4, batch=64,
                            x=x.data_ptr(), w=w.data_ptr(), y=x.data_ptr(),

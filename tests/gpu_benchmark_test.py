@@ -1,6 +1,5 @@
 """The GPU benchmark where there is no GPU: options, layouts, the model of limits."""
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import cuda_binding as cuda  # noqa: E402
 import gpu_layouts  # noqa: E402
 import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
-import gpu_matmul_table  # noqa: E402
 import gpu_sections  # noqa: E402
 
 FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, l2_multicast_4=1e12,
