@@ -73,7 +73,8 @@ __device__ __forceinline__ void multiply_first(uint32_t steps, uint32_t x,
 }
 
 // Multiplies those in `steps`, of which the first kDecided are those of kSteps; never the first one. Each set
-// has code of its own: products that a branch comes between begin one by one.
+// has code of its own: products that a branch comes between begin one by one. Where there are none an empty group is
+// committed: who waits counts two groups a stage.
 template <class Traits, int kDecided = 1, uint32_t kSteps = 0>
 __device__ __forceinline__ void multiply_rest(uint32_t steps, uint32_t x,
                                               const typename PackedWeights<Traits>::Operand& w,
