@@ -133,8 +133,9 @@ class Cell:
         if not error <= ALLOWED_ERROR[operation] * dense_error + 1e-7:
             raise SystemExit(f"wrong result: relative error {error:.2g}, the dense product's is "
                              f"{dense_error:.2g}, in {operation} of {self.case.title()}")
-        if self.case.rotates:
-            seconds = self._rotated_seconds(operation, timers.graph, plan)
+        rotating = timers.graph if self.case.rotates else timers.lasting
+        if rotating is not None:
+            seconds = self._rotated_seconds(operation, rotating, plan)
         else:
             dense = self.prepare_dense(operation, self.dense.clone() if operation == "dw"
                                        else self.dense)

@@ -6,8 +6,8 @@ Needs PyTorch (for peers Triton too) and the built libraries, no TensorFlow. A s
     python benchmarks/gpu_matmul.py layouts small peers
     python benchmarks/gpu_matmul.py uniform --shapes 4096x4096x8192 --dtypes tf32 --densities 0.1
 
-Every figure is a median of GPU times of random inputs, cold: see gpu_timing.py. Each timed result
-is first compared with float64, and may err at most 2 times (dw: 3 times) as much as the dense one.
+Every figure is a median of GPU times of random inputs, cold, or with --in-a-row the mean of calls in a row at
+clocks that last: see gpu_timing.py. Each timed result is first compared with float64, and may err at most 2 times (dw: 3 times) as much as the dense one.
 
 `ours` is in useful TF/s: operations of the stored blocks. `limit` is what a model allows (see
 gpu_limits.py; rates that benchmarks/gpu_constants measured can be given), and % of it what ours
@@ -33,7 +33,7 @@ import gpu_peers  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
 
-Timers = collections.namedtuple("Timers", "cold graph")
+Timers = collections.namedtuple("Timers", "cold graph lasting")  # the last may be None
 PEER_TITLES = {"triton": "triton", "torch_bsr": "bsr", "cusparse": "cusp"}
 
 
@@ -166,6 +166,9 @@ def parse(arguments=None):
     grid.add_argument("--peers", nargs="*", choices=(*gpu_peers.PEERS, "none"),
                       help="without a name: all of them")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--in-a-row", action="store_true",
+                        help="time calls in a row at clocks that last, not each alone with a cold cache; "
+                        "without peers")
     parser.add_argument("--time-limit", type=float, default=470.0, metavar="SECONDS",
                         help="of a section, which then stops short (default: %(default)s)")
     parser.add_argument("--constants", help="JSON file that benchmarks/gpu_constants wrote")
@@ -180,6 +183,8 @@ def parse(arguments=None):
         if section not in gpu_sections.GRIDS:
             parser.error(f"there is no section {section!r}; expected some of "
                          f"{', '.join(gpu_sections.GRIDS)}")
+    if options.in_a_row and any(grid_of(section, options).peers for section in options.sections):
+        parser.error("--in-a-row: peers are timed one call at a time; add --peers none")
     return options
 
 
@@ -202,7 +207,8 @@ def main():
         sys.exit(cuda.unavailable())
     torch = cuda.torch
     rates = gpu_limits.Rates.read(options.constants) if options.constants else gpu_limits.Rates()
-    timers = Timers(gpu_timing.ColdTimer(options.repeats), gpu_timing.GraphTimer(options.repeats))
+    timers = Timers(gpu_timing.ColdTimer(options.repeats), gpu_timing.GraphTimer(options.repeats),
+                    gpu_timing.LastingTimer(options.repeats) if options.in_a_row else None)
     kernels, planner = cuda.Kernels(options.library), cuda.Planner()
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s")
@@ -212,7 +218,8 @@ def main():
         if options.output:  # after each: a later section may fail
             report = dict(device=torch.cuda.get_device_name(), torch=torch.__version__,
                           date=str(datetime.date.today()), repeats=options.repeats,
-                          method=dict(cold=timers.cold.method, rotated=timers.graph.method),
+                          method=dict(cold=(timers.lasting or timers.cold).method,
+                                      rotated=timers.graph.method),
                           rates=dataclasses.asdict(rates), clocks=gpu_timing.clocks(), rows=rows)
             pathlib.Path(options.output).write_text(json.dumps(report, indent=1) + "\n")
 

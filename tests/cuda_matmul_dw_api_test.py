@@ -34,7 +34,8 @@ def test_matmul_dw(kernels, mode, block_size, feature_axis):
 def test_long_sums_of_exact_float32(kernels, block_size, feature_axis):
     """So long that a kernel puts its sums aside and adds to them, twice or more."""
     check_matmul_dw(kernels, "float32", block_size, feature_axis, 8300, batch_splits=1)
-    check_list_of_pairs(kernels, "float32", block_size, feature_axis, (4200, 4101), batch_splits=1)
+    check_list_of_pairs(kernels, "float32", block_size, feature_axis, (4200, 4101), seed=0,
+                        batch_splits=1)
 
 
 LISTS = ((64,), (40, 0, 16, 72), (8, 24) * 4, (16,) * 9, (8,) * 10, (8, 16, 24, 0) * 6, (0, 0),

@@ -80,6 +80,14 @@ def test_the_reports_layers_have_the_same_number_of_weights():
         assert case.rotates and case.feature_axis == 0
 
 
+def test_peers_are_not_timed_in_a_row(capsys):
+    assert gpu_matmul.parse(["uniform", "--in-a-row"]).in_a_row
+    assert gpu_matmul.parse(["peers", "--peers", "none", "--in-a-row"]).in_a_row
+    with pytest.raises(SystemExit):
+        gpu_matmul.parse(["peers", "--in-a-row"])
+    assert "--peers none" in capsys.readouterr().err
+
+
 def test_shape_without_whole_blocks():
     with pytest.raises(ValueError, match="no whole number of blocks of 64"):
         cases("uniform", shapes=[(96, 128, 64)], block_sizes=[64])
