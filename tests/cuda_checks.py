@@ -210,8 +210,13 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     x_in = placed(x)
     added = placed(added) if residual else None
     y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
-    tile = tile or kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
-                                aligned=not misaligned, density=seed % 2 * 0.1)
+    def chosen_at(density):
+        return kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
+                            aligned=not misaligned, density=density)
+
+    tile = tile or chosen_at(seed % 2 * 0.1)
+    if segment and tile.kernel == cuda.DENSE:  # which takes no split plan
+        tile = chosen_at(0.0)
     plan = cuda_plans.matmul_plan(layout, tile, transpose, segment, seed)
     call, again = (
         kernels.prepare_matmul(mode, block_size, feature_axis, layout.shape, plan, x_in, prepared,
