@@ -3,6 +3,7 @@
 import cuda_binding as cuda
 import gpu_limits
 import gpu_peers
+import gpu_timing
 import numpy as np
 from cuda_binding import torch
 
@@ -160,7 +161,7 @@ class Cell:
 
     def _rotated_seconds(self, operation, timer, plan):
         def several(weights, prepare):
-            count = timer.copies(weights.numel() * weights.element_size())
+            count = gpu_timing.rotated_copies(weights.numel() * weights.element_size())
             return timer([prepare(weights.clone()) for _ in range(count)])
 
         return {"ours": several(self.w, lambda w: self.prepare_ours(operation, plan, w)[0]),

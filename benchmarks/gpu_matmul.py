@@ -6,8 +6,9 @@ Needs PyTorch (for peers Triton too) and the built libraries, no TensorFlow. A s
     python benchmarks/gpu_matmul.py layouts small peers
     python benchmarks/gpu_matmul.py uniform --shapes 4096x4096x8192 --dtypes tf32 --densities 0.1
 
-Every figure is a median of GPU times of random inputs, cold, or with --in-a-row the mean of calls in a row at
-clocks that last: see gpu_timing.py. Each timed result is first compared with float64, and may err at most 2 times (dw: 3 times) as much as the dense one.
+Every figure is a median of GPU times of random inputs, cold, or with --in-a-row the mean of calls in a
+row at clocks that last: see gpu_timing.py. Each timed result is first compared with float64, and may err
+at most 2 times (dw: 3 times) as much as the dense one.
 
 `ours` is in useful TF/s: operations of the stored blocks. `limit` is what a model allows (see
 gpu_limits.py; rates that benchmarks/gpu_constants measured can be given), and % of it what ours
@@ -208,7 +209,7 @@ def main():
     torch = cuda.torch
     rates = gpu_limits.Rates.read(options.constants) if options.constants else gpu_limits.Rates()
     timers = Timers(gpu_timing.ColdTimer(options.repeats), gpu_timing.GraphTimer(options.repeats),
-                    gpu_timing.LastingTimer(options.repeats) if options.in_a_row else None)
+                    gpu_timing.LastingTimer() if options.in_a_row else None)
     kernels, planner = cuda.Kernels(options.library), cuda.Planner()
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s")
@@ -218,8 +219,9 @@ def main():
         if options.output:  # after each: a later section may fail
             report = dict(device=torch.cuda.get_device_name(), torch=torch.__version__,
                           date=str(datetime.date.today()), repeats=options.repeats,
-                          method=dict(cold=(timers.lasting or timers.cold).method,
-                                      rotated=timers.graph.method),
+                          method=dict(rotated=timers.graph.method,
+                                      **({"in_a_row": timers.lasting.method} if timers.lasting
+                                         else {"cold": timers.cold.method})),
                           rates=dataclasses.asdict(rates), clocks=gpu_timing.clocks(), rows=rows)
             pathlib.Path(options.output).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -19,7 +19,7 @@ TIMED_SECONDS = 0.1
 class ColdTimer:
     """Each call alone between events, after a read that turns over the L2 cache.
 
-    Before, the same call runs for a while, at clocks that fall (LastingTimer).
+    Before, the same call runs for a while, in which most of the fall of clocks is over (LastingTimer).
 
     The cache is turned over by reading, since lines that were written would be written back during the
     call. It also hides the host: the call is enqueued long before the GPU comes to it. Some more
@@ -74,26 +74,21 @@ class GraphTimer:
 
     def __init__(self, repeats):
         self.repeats = repeats
-        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        self.l2_bytes = getattr(properties, "L2_cache_size", 50 << 20)
-
-    def copies(self, weight_bytes):
-        """How many weights it takes so that none is still in the cache when it is read again."""
-        return max(1, math.ceil(3 * self.l2_bytes / weight_bytes))
 
     def __call__(self, functions):
         """Median seconds of one of `functions`, which run in turn."""
-        graph, calls = capture(functions, LEAST_CALLS)
+        graph, calls = capture(functions)
         graph.replay()
         times = [time_of(graph.replay) for _ in range(self.repeats)]
         return float(np.median(times)) / calls
 
 
-class LastingTimer(GraphTimer):
+class LastingTimer:
     """Calls in a row, as in a training step that goes on for hours: at clocks that last.
 
-    Large products draw so much power that a GPU lowers its clocks, those of dense and sparse ones alike. An H200's
-    dense product of 8192^3 in bfloat16 takes 1.38 ms at first, 1.57 after 0.1 s and 1.6 to 1.65 from 0.2 to 2 s.
+    Large products draw so much power that a GPU lowers its clocks, dense and sparse ones alike. An H200's
+    dense product of 8192^3 in bfloat16 takes 1.38 ms at first, 1.57 after 0.1 s, and 1.6 to 1.65 from
+    0.2 to 2 s.
     """
 
     method = (f"mean of calls in a row for {TIMED_SECONDS} s, {LASTING_SECONDS} s after the first; CUDA graphs, "
@@ -101,25 +96,29 @@ class LastingTimer(GraphTimer):
 
     def __call__(self, functions):
         """Mean seconds of one of `functions`, which run in turn."""
-        graph, calls = capture(functions, LEAST_CALLS)
+        graph, calls = capture(functions)
         graph.replay()
         seconds = time_of(graph.replay)
 
-        def replay_for(wanted):
-            count = math.ceil(wanted / seconds)
+        def replay(count):
             for _ in range(count):
                 graph.replay()
-            return count
 
-        replay_for(LASTING_SECONDS)
-        counts = []
-        seconds_of_all = time_of(lambda: counts.append(replay_for(TIMED_SECONDS)))
-        return seconds_of_all / counts[0] / calls
+        replay(math.ceil(LASTING_SECONDS / seconds))
+        count = math.ceil(TIMED_SECONDS / seconds)
+        return time_of(lambda: replay(count)) / count / calls
 
 
-def capture(functions, least_calls):
-    """A CUDA graph that calls `functions` in turn, at least so often in all; and how often."""
-    functions = list(functions) * math.ceil(least_calls / len(functions))
+def rotated_copies(weight_bytes):
+    """How many weights it takes so that none is still in the L2 cache when it is read again."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    l2_bytes = getattr(properties, "L2_cache_size", 50 << 20)
+    return max(1, math.ceil(3 * l2_bytes / weight_bytes))
+
+
+def capture(functions):
+    """A CUDA graph that calls `functions` in turn, at least LEAST_CALLS times in all; and how often."""
+    functions = list(functions) * math.ceil(LEAST_CALLS / len(functions))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # first calls do what a capture forbids

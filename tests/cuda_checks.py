@@ -210,6 +210,7 @@ def check_matmul(kernels, mode, block_size, feature_axis, transpose, batch, *, s
     x_in = placed(x)
     added = placed(added) if residual else None
     y, check_guards = guarded((batch, outputs) if feature_axis == 1 else (outputs, batch), x.dtype)
+
     def chosen_at(density):
         return kernels.tile(mode, block_size, batch, feature_axis=feature_axis, gated=use_gate,
                             aligned=not misaligned, density=density)

@@ -14,6 +14,7 @@ import gpu_layouts  # noqa: E402
 import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
 import gpu_sections  # noqa: E402
+import gpu_timing  # noqa: E402
 
 FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, l2_multicast_4=1e12,
                         dram=1e12, mma_sync_bf16=1e12, mma_sync_tf32=1e12, ffma=1e12,
@@ -78,6 +79,24 @@ def test_the_reports_layers_have_the_same_number_of_weights():
         weights = case.layout.sum() * case.block_size**2
         assert weights == pytest.approx(gpu_sections.WEIGHTS, rel=0.1)
         assert case.rotates and case.feature_axis == 0
+
+
+def test_calls_in_a_row_are_timed_when_clocks_have_settled(monkeypatch):
+    """A GPU whose graph of four calls takes 10 ms for a second, and 16 ms from then on."""
+    now = [0.0]
+
+    class Graph:
+        def replay(self):
+            now[0] += 0.016 if now[0] >= 0.99 * gpu_timing.LASTING_SECONDS else 0.010
+
+    def time_of(enqueue):
+        begin = now[0]
+        enqueue()
+        return now[0] - begin
+
+    monkeypatch.setattr(gpu_timing, "capture", lambda functions: (Graph(), len(functions)))
+    monkeypatch.setattr(gpu_timing, "time_of", time_of)
+    assert gpu_timing.LastingTimer()([None] * 4) == pytest.approx(0.004)
 
 
 def test_peers_are_not_timed_in_a_row(capsys):
