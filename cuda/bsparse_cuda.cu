@@ -13,6 +13,7 @@
 #include "cuda/matmul_workspace.h"
 #include "cuda/pointwise/activation_grad.h"
 #include "cuda/pointwise/recurrent.h"
+#include "cuda/sm90/dw_choice.h"
 #include "cuda/sm90/dw_tiles_policy.cuh"
 #include "cuda/sm90/policy.cuh"
 #include "cuda/support_kernels.h"
@@ -53,14 +54,14 @@ int64_t outputs_of(const bsparse_tile_request& request) {
 Kernel find_requested(bsparse_kernel family, const bsparse_tile_request& request) {
   if (request.is_dw) {
     return find_matmul_dw(family, request.dtype, request.float32_math, request.block_size,
-                          request.feature_axis);
+                          hopper_dw_turns(hopper_dw(request), family) ? 0 : request.feature_axis);
   }
   const int sweep_tile =
       wanted_sweep_batch_tile(outputs_of(request), request.block_size,
                               static_cast<int>(element_size(request.dtype)), request.density);
   return find_matmul(request.dtype, request.float32_math,
                      {request.block_size, request.feature_axis, false, family, request.batch,
-                      sweep_tile});
+                      sweep_tile, is_union(family) && union_turns_inputs(request)});
 }
 
 int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request) {
@@ -112,7 +113,7 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
   if (family == BSPARSE_SM90) {
     cluster = union_ctas(
         wanted_union_ctas(request.block_size, static_cast<int>(element_size(request.dtype)),
-                          request.feature_axis, request.density),
+                          union_turns_inputs(request) ? 1 : request.feature_axis, request.density),
         (outputs_of(request) - 1) / kUnionOutputs + 1,
         (request.batch - 1) / kernel.batch_tile + 1, sm_count);
   }

@@ -58,7 +58,7 @@ typedef enum {
   BSPARSE_SM90 = 2,        // unions of block columns: sm_90, 16 bit and TF32
   BSPARSE_DENSE = 3,       // the dense matrix and cuBLAS, where sparsity does not pay
   BSPARSE_SM90_STREAM = 4, // small batches of sm_90, 16 bit and TF32: every CTA an equal list of blocks
-  BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks and in TF32, sm_90: tiles of the layout
+  BSPARSE_SM90_DW_TILES = 5,  // dw of small blocks, and of most in TF32, sm_90: tiles of the layout
   BSPARSE_SM90_SWEEP = 6,  // blocks of 8 and 16 of low density, sm_90, 16 bit and TF32: all of x passes by many columns
 } bsparse_kernel;
 

@@ -6,7 +6,7 @@
 #include "cuda/check.h"
 #include "cuda/dense/cublas.h"
 #include "cuda/sm80/policy.cuh"
-#include "cuda/sm90/dw_tiles_policy.cuh"
+#include "cuda/sm90/dw_choice.h"
 #include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
@@ -87,10 +87,7 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) {
     if (is_small_dw(request)) return BSPARSE_SM80_SMALL;
     if (!hopper) return BSPARSE_SM80;
-    return dw_goes_by_tiles(request.dtype, request.block_size, request.feature_axis,
-                            request.density)
-               ? BSPARSE_SM90_DW_TILES
-               : BSPARSE_SM90;
+    return dw_goes_by_tiles(hopper_dw(request)) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
   }
   if (!hopper) {
     return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL

@@ -6,6 +6,7 @@
 #include "cuda/check.h"
 #include "cuda/kernel_table.h"
 #include "cuda/sm80/policy.cuh"
+#include "cuda/sm90/dw_choice.h"
 #include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
@@ -67,13 +68,14 @@ constexpr Rates kMatmulTf32[5][2] = {
     {{{121, 171, 250}}, {{129, 224, 290}}},
     {{{150, 202, 255}}, {{161, 244, 260}}},
 };
-constexpr Rates kMatmulDwTf32[5][2] = {
+constexpr Rates kMatmulDwTilesTf32[5][2] = {
     {{{54, 66, 66}}, {{47, 56, 56}}},
     {{{78, 105, 106}}, {{75, 86, 86}}},
     {{{94, 168, 170}}, {{99, 134, 137}}},
     {{{110, 163, 165}}, {{95, 126, 128}}},
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
+constexpr Rates kMatmulDwColumnsTf32[5] = {{}, {}, {}, {{154, 190, 190}}, {{291, 307, 370}}};  // on an H200
 // [block size], at any density. TF32 by sm80: of blocks of 8, unaligned memory, other GPUs.
 constexpr double kMatmulTf32Sm80[5] = {8, 27, 80, 110, 115};
 constexpr double kMatmulDwTf32Sm80[5] = {6, 21, 42, 68, 96};
@@ -117,9 +119,21 @@ double interpolate(const Rates& rates, double density) {
   }
 }
 
+// Whether activations are turned round before the product, which is not in its kernel's rate.
+bool turns(const bsparse_tile_request& request, bsparse_kernel family) {
+  // Exact float32 by warps on their own wants x, and for dw dy, with features first.
+  const bool exact = family == BSPARSE_SM80 && request.dtype == BSPARSE_FLOAT32 &&
+                     request.float32_math == BSPARSE_FLOAT32_EXACT &&
+                     (!request.is_dw || request.block_size <= kMaxExactDwBlock);
+  if (exact) return request.feature_axis == 1;
+  return request.is_dw ? hopper_dw_turns(hopper_dw(request), family)
+                       : family == BSPARSE_SM90 && union_turns_inputs(request);
+}
+
 // `row`: of the tables.
 double sparse_rate(const bsparse_tile_request& request, bsparse_kernel family, int row) {
-  const int axis = request.feature_axis == 1 ? 1 : 0;
+  const bool last = request.feature_axis == 1;
+  const int axis = last != turns(request, family) ? 1 : 0;
   if (request.dtype != BSPARSE_FLOAT32) {
     return interpolate((request.is_dw ? kMatmulDw16 : kMatmul16)[row][axis], request.density);
   }
@@ -130,7 +144,9 @@ double sparse_rate(const bsparse_tile_request& request, bsparse_kernel family, i
     return request.is_dw ? kMatmulDwTf32x3[row] : kMatmulTf32x3[row];
   }
   if (!is_hopper(family)) return (request.is_dw ? kMatmulDwTf32Sm80 : kMatmulTf32Sm80)[row];
-  return interpolate((request.is_dw ? kMatmulDwTf32 : kMatmulTf32)[row][axis], request.density);
+  if (!request.is_dw) return interpolate(kMatmulTf32[row][axis], request.density);
+  return interpolate(family == BSPARSE_SM90 ? kMatmulDwColumnsTf32[row] : kMatmulDwTilesTf32[row][axis],
+                     request.density);
 }
 
 // Of union tiles of blocks of 8 and 16, if nobody said: that of a random layout.
@@ -216,11 +232,7 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kern
         density * elements * x_elements * size /
         (request.dtype == BSPARSE_FLOAT32 ? kSmallDwRateTf32 : kSmallDwRate16)[axis][row];
   }
-  // Exact float32 by warps on their own wants x, and for dw dy, with features first.
-  const bool exact = family == BSPARSE_SM80 && request.dtype == BSPARSE_FLOAT32 &&
-                     request.float32_math == BSPARSE_FLOAT32_EXACT &&
-                     (!request.is_dw || request.block_size <= kMaxExactDwBlock);
-  if (exact && request.feature_axis == 1) {
+  if (turns(request, family)) {
     const double features = (request.in_blocks + (request.is_dw ? request.out_blocks : 0)) * bs;
     kernel_seconds += 2.0 * features * size * static_cast<double>(request.batch) / kMemoryRate;
   }

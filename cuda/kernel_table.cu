@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "cuda/error.h"
+#include "cuda/matmul_workspace.h"
+#include "cuda/sm90/dw_choice.h"
 #include "cuda/sm90/policy.cuh"
 
 namespace bsparse {
@@ -37,8 +39,8 @@ constexpr MathKernels kFp16 = {"fp16", sm80_matmul_fp16, sm80_matmul_dw_fp16,
 constexpr MathKernels kFp32 = {"fp32", sm80_matmul_fp32, sm80_matmul_dw_fp32,
                                nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 constexpr MathKernels kTf32 = {"tf32", sm80_matmul_tf32, sm80_matmul_dw_tf32,
-                               sm90_matmul_tf32, nullptr, sm90_stream_tf32, sm90_sweep_tf32, sm90_dw_tiles_tf32,
-                               sm80_small_dw_tf32};
+                               sm90_matmul_tf32, sm90_matmul_dw_tf32, sm90_stream_tf32,
+                               sm90_sweep_tf32, sm90_dw_tiles_tf32, sm80_small_dw_tf32};
 constexpr MathKernels kTf32x3 = {"tf32x3", sm80_matmul_tf32x3, sm80_matmul_dw_tf32x3,
                                  nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
@@ -116,7 +118,8 @@ bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kern
     *kernel = find_matmul(args.dtype, args.float32_math,
                           {args.block_size, args.feature_axis, args.transpose != 0,
                            static_cast<bsparse_kernel>(family), args.batch,
-                           sweep_batch_tile(int64_t{args.plan.columns} * args.block_size)});
+                           sweep_batch_tile(int64_t{args.plan.columns} * args.block_size),
+                           turns_inputs(args)});
   }
   return found_kernel(*kernel, family, args.dtype, args.block_size);
 }
@@ -127,7 +130,8 @@ bsparse_status find_planned_matmul_dw(const bsparse_matmul_dw_args& args, Kernel
   if (family == BSPARSE_SM80 || family == BSPARSE_SM80_SMALL || family == BSPARSE_SM90 ||
       family == BSPARSE_SM90_DW_TILES) {
     *kernel = find_matmul_dw(static_cast<bsparse_kernel>(family), args.dtype,
-                             args.float32_math, args.block_size, args.feature_axis);
+                             args.float32_math, args.block_size,
+                             hopper_dw_turns(hopper_dw(args), family) ? 0 : args.feature_axis);
   }
   return found_kernel(*kernel, family, args.dtype, args.block_size);
 }

@@ -32,6 +32,7 @@ __host__ __device__ constexpr int column_features(int32_t family, int block_size
 
 Kernel find_matmul(bsparse_dtype dtype, bsparse_float32_math float32_math,
                    const MatmulVariant& variant);
+// `feature_axis`: as the kernel finds x and dy, which may have been turned round for it (hopper_dw_turns).
 Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
                       bsparse_float32_math float32_math, int block_size, int feature_axis);
 

@@ -7,6 +7,7 @@
 #include "cuda/matmul_launch.h"
 #include "cuda/matmul_workspace.h"
 #include "cuda/sm80/policy.cuh"
+#include "cuda/sm90/dw_choice.h"
 #include "cuda/sm90/dw_tiles_policy.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/tensor_map.h"
@@ -77,8 +78,10 @@ bool turns_pairs(const bsparse_matmul_dw_args& args) {
            std::any_of(args.pairs, args.pairs + args.num_pairs,
                        [](const bsparse_dw_pair& pair) { return pair.batch % 4 != 0; });
   }
-  return args.plan.kernel == BSPARSE_SM80_SMALL &&
-         small_dw_turns(args.block_size, args.feature_axis,
+  if (args.plan.kernel != BSPARSE_SM80_SMALL) {
+    return hopper_dw_turns(hopper_dw(args), args.plan.kernel);
+  }
+  return small_dw_turns(args.block_size, args.feature_axis,
                         static_cast<int>(element_size(args.dtype)));
 }
 
@@ -101,10 +104,10 @@ bsparse_status too_many_splits(const bsparse_matmul_dw_args& args, int64_t items
               static_cast<int>(INT32_MAX / items));
 }
 
-// x and dy with features first where the kernel wants them so.
+// x and dy with features first.
 bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kernel, Pairs* pairs,
                           cudaStream_t stream) {
-  if (!turns_pairs(args) || pairs->empty()) return BSPARSE_OK;
+  if (pairs->empty()) return BSPARSE_OK;
   TurnActivations turns{};
   static_assert(2 * kMaxPairs <= TurnActivations::kMaxTurns);
   auto* to = static_cast<char*>(args.workspace) + turned_offset(args, kernel);
@@ -119,16 +122,10 @@ bsparse_status turn_pairs(const bsparse_matmul_dw_args& args, const Kernel& kern
     turn(&pair.dy, pair.batch, args.out_blocks);
     pair.batch = turned_row(pair.batch);
   }
-  if (!goes_by_warps(args)) {
-    return check_cuda(launch_turn_activations(turns, stream), "turning the activations");
-  }
-  for (int t = 0; t < turns.count; ++t) {
-    const bsparse_status status =
-        check_cuda(launch_turn_floats(turns.turns[t], args.feature_axis == 0, stream),
-                   "turning the activations");
-    if (status != BSPARSE_OK) return status;
-  }
-  return BSPARSE_OK;
+  const cudaError_t error = element_size(args.dtype) == 2 ? launch_turn_activations(turns, stream)
+                            : args.feature_axis == 0      ? launch_pad_floats(turns, stream)
+                                                          : launch_turn_floats(turns, stream);
+  return check_cuda(error, "turning the activations");
 }
 
 // What launch_small trusts in.
@@ -160,13 +157,10 @@ bsparse_status check_small(const bsparse_matmul_dw_args& args, const Pairs& pair
 }
 
 // Units of cells or blocks wherever they lie, dealt to as many CTAs as run at once.
-bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& given,
+bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                             const Kernel& kernel, float* partials, cudaStream_t stream) {
-  Pairs pairs = given;
-  bsparse_status status = check_small(args, pairs);
-  if (status == BSPARSE_OK) status = turn_pairs(args, kernel, &pairs, stream);
   int32_t ctas = 0;
-  if (status == BSPARSE_OK) status = get_multiprocessors(&ctas);
+  const bsparse_status status = get_multiprocessors(&ctas);
   if (status != BSPARSE_OK) return status;
   ctas *= kSmallDwCtas;
   if (args.max_ctas > 0) ctas = std::min(ctas, args.max_ctas);
@@ -195,16 +189,13 @@ bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& giv
 }
 
 // CTAs for blocks wherever they lie.
-bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& given,
+bsparse_status launch_blocks(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                              const Kernel& kernel, float* partials, cudaStream_t stream) {
-  Pairs pairs = given;
-  const bsparse_status status = turn_pairs(args, kernel, &pairs, stream);
-  if (status != BSPARSE_OK) return status;
   MatmulDwParams params{};
   for (size_t p = 0; p < pairs.size(); ++p) {
     const bsparse_dw_pair& pair = pairs[p];
     const bool rows_aligned =
-        (args.feature_axis == 1 && !goes_by_warps(args)) ||
+        args.feature_axis == 1 ||
         pair.batch * static_cast<int64_t>(element_size(args.dtype)) % 16 == 0;
     params.pairs[p] = {pair.x, pair.dy, pair.batch, rows_aligned && is_aligned(pair.x, 16),
                        rows_aligned && is_aligned(pair.dy, 16)};
@@ -355,10 +346,16 @@ bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel
                            : args.plan.kernel == BSPARSE_SM80_SMALL  ? &launch_small
                            : is_union(args.plan.kernel)              ? &launch_columns
                                                                      : &launch_blocks;
+  // What kernels see once activations have been turned round.
+  bsparse_matmul_dw_args turned = args;
+  if (turns_pairs(args)) turned.feature_axis = 0;
   size_t first = 0;
   do {
-    const bsparse_status status =
-        launch_some(args, pairs_of_launch(pairs, first), kernel, partials, stream);
+    Pairs some = pairs_of_launch(pairs, first);
+    bsparse_status status =
+        args.plan.kernel == BSPARSE_SM80_SMALL ? check_small(args, some) : BSPARSE_OK;
+    if (status == BSPARSE_OK && turns_pairs(args)) status = turn_pairs(args, kernel, &some, stream);
+    if (status == BSPARSE_OK) status = launch_some(turned, some, kernel, partials, stream);
     if (status != BSPARSE_OK) return status;
     if (partials != nullptr) partials += floats / launches_of(args);
     first += kMaxPairs;

@@ -25,8 +25,10 @@ bsparse_status arrange_operands(const bsparse_matmul_args& args, const MatmulWor
   if (turns_inputs(args)) {
     void* const turned = scratch + workspace.inputs;
     const Turn turn = {args.x, turned, args.batch, in_features(args), turned_row(args.batch)};
+    const TurnActivations turns = {{turn}, 1};
     const bsparse_status status = check_cuda(
-        launch_turn_floats(turn, /*features_first=*/args.feature_axis == 0, stream), "turning x round");
+        args.feature_axis == 0 ? launch_pad_floats(turns, stream) : launch_turn_floats(turns, stream),
+        "turning x round");
     if (status != BSPARSE_OK) return status;
     params->x = turned;
     params->x_row = turn.row;

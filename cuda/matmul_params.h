@@ -236,6 +236,7 @@ struct MatmulVariant {
   bsparse_kernel family;
   int64_t batch;  // decides the tile of a stream
   int sweep_batch_tile = 0;
+  bool turned = false;  // of union tiles: x comes with features last (union_turns_inputs)
 };
 
 Kernel sm80_matmul_bf16(const MatmulVariant& variant);
@@ -249,8 +250,8 @@ Kernel sm80_exact_matmul(int block_size, int feature_axis);
 Kernel sm80_exact_matmul_dw(int block_size);  // of up to 16; x and dy with features first
 Kernel sm80_exact_blocks_dw(int block_size, int feature_axis);  // of 32 and more
 
-// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more. No
-// kernel for anything else.
+// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more (dw of 64
+// and 128, with features first). No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);
@@ -267,6 +268,7 @@ Kernel sm90_sweep_tf32(const MatmulVariant& variant);
 
 Kernel sm90_matmul_dw_bf16(int block_size, int feature_axis);
 Kernel sm90_matmul_dw_fp16(int block_size, int feature_axis);
+Kernel sm90_matmul_dw_tf32(int block_size, int feature_axis);
 
 // Tiles of the layout: in 16 bit blocks of 8 to 32, in TF32 all blocks.
 Kernel sm90_dw_tiles_bf16(int block_size, int feature_axis);

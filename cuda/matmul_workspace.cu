@@ -49,11 +49,21 @@ bool is_exact(const bsparse_matmul_args& args) {
 bool arranges_weights(const bsparse_matmul_args& args) {
   if (is_exact(args)) return args.transpose != 0 && args.plan.num_blocks > 0;
   return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) &&
-         (args.transpose == 0 || args.feature_axis == 0) && args.plan.num_blocks > 0;
+         (args.transpose == 0 || interleaves_weights(args)) && args.plan.num_blocks > 0;
+}
+
+bool interleaves_weights(const bsparse_matmul_args& args) {
+  return args.dtype == BSPARSE_FLOAT32 && is_union(args.plan.kernel) && args.feature_axis == 0 &&
+         !turns_inputs(args);
 }
 
 bool turns_inputs(const bsparse_matmul_args& args) {
   if (is_exact(args)) return args.feature_axis == 1 || args.batch % 4 != 0;
+  if (is_union(args.plan.kernel)) {
+    const double outputs = static_cast<double>(args.plan.num_blocks) * args.block_size;
+    return union_turns_inputs(args.dtype, args.block_size, args.feature_axis,
+                              outputs / args.in_blocks);
+  }
   if (args.plan.kernel != BSPARSE_SM90_STREAM) return false;
   const auto size = static_cast<int>(element_size(args.dtype));
   return stream_turns_inputs(stream_cell(args.block_size), args.feature_axis,

@@ -100,9 +100,11 @@ struct TurnActivations {
 };
 cudaError_t launch_turn_activations(const TurnActivations& args, cudaStream_t stream);
 
-// The same of float32, or, where they have features first already, a copy with rows of another length. Nothing here is
-// a multiple of anything, but for the row of 4.
-cudaError_t launch_turn_floats(const Turn& turn, bool features_first, cudaStream_t stream);
+// The same of float32, where batch and features may also change their parts; of any alignment: only the rows that are written must be multiples of 16 bytes.
+cudaError_t launch_turn_floats(const TurnActivations& args, cudaStream_t stream);
+
+// Float32 with features first, (features, batch), as (features, row).
+cudaError_t launch_pad_floats(const TurnActivations& args, cudaStream_t stream);
 
 cudaError_t launch_prepare_weights(const bsparse_prepare_weights_args& args, cudaStream_t stream);
 

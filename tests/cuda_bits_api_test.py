@@ -45,7 +45,9 @@ def test_bits_do_not_depend_on_the_grid(kernels, mode, block_size, feature_axis)
             results.append(result)
         assert bool(torch.isfinite(results[0]).all())
         assert all(torch.equal(results[0], other) for other in results[1:])
-    tile = kernels.tile(mode, block_size, batch, is_dw=True, feature_axis=feature_axis)
+    # So dense that all kinds of tiles come up, in TF32 also those of columns.
+    tile = kernels.tile(mode, block_size, batch, is_dw=True, feature_axis=feature_axis,
+                        blocks=(128, 128), density=0.05)
     if tile.kernel not in (cuda.SM90, cuda.SM90_DW_TILES):
         return
     gradients = []

@@ -185,6 +185,24 @@ def test_unions_whatever_the_policy_prefers(kernels, ctas, block_size):
                      tile=tile("tf32", feature_axis))
 
 
+@pytest.mark.parametrize("block_size", (32, 64, 128))
+@pytest.mark.parametrize("ctas", [1, 2, 4, 8])
+def test_tf32_inputs_turned_round(kernels, ctas, block_size):
+    """With features first, where so many weights are stored for each input that turning x round pays."""
+    if kernels.device().compute_capability != 90:
+        pytest.skip("unions are for compute capability 9.0")
+    tile = union_tile(kernels, ctas, "tf32", block_size, 0)
+    many = 1408 // block_size
+    for seed, (transpose, batch) in enumerate(
+            itertools.product((False, True), (96, 200, 520, 1088))):
+        # Of inputs by outputs one column stays empty (random_layout).
+        check_matmul(kernels, "tf32", block_size, 0, transpose, batch, seed=seed, density=1.0,
+                     shape=(many, 2) if transpose else (5, many), segment=(None, 2)[seed // 2 % 2],
+                     tile=tile, use_gate=seed % 3 == 0, use_bias=seed % 5 != 1,
+                     activation=("none", "gelu")[seed // 2 % 2],
+                     residual=(None, "apart", "y")[seed // 2 % 3])
+
+
 @pytest.mark.parametrize("mode, block_size", [("bfloat16", 8), ("bfloat16", 16), ("bfloat16", 32),
                                               ("tf32", 16), ("tf32", 32), ("float16", 64),
                                               ("tf32", 128)])

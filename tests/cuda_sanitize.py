@@ -18,6 +18,9 @@ import cuda_binding as cuda
 import numpy as np
 
 LAYOUTS = {8: (19, 23), 16: (13, 11), 32: (9, 11), 64: (5, 6), 128: (3, 4)}
+DENSITY = 0.35
+# So many outputs that TF32 turns x with features first round.
+WIDE_OUTPUTS = 5120
 
 
 class Driver:
@@ -88,12 +91,13 @@ def read_as(array, mode):
 class Products:
     """Products of one layout whose results are small whole numbers, exact in every mode."""
 
-    def __init__(self, driver, kernels, planner, mode, block_size, feature_axis, batch):
+    def __init__(self, driver, kernels, planner, mode, block_size, feature_axis, batch, wide):
         self.driver, self.kernels, self.planner = driver, kernels, planner
         self.mode, self.block_size, self.feature_axis = mode, block_size, feature_axis
         self.batch = batch
         self.random = np.random.default_rng(0)
-        self.layout = self.random.random(LAYOUTS[block_size]) < 0.35
+        blocks = (2, WIDE_OUTPUTS // block_size) if wide else LAYOUTS[block_size]
+        self.layout = self.random.random(blocks) < DENSITY
         self.layout[0, 0] = True
         self.coords = np.argwhere(self.layout)
         # One weight in eight is not 0: sums stay below 256, which bfloat16 holds exactly.
@@ -158,6 +162,19 @@ class Products:
             tile.columns = ctas * tile.cta_columns
         elif ctas > 1:
             return 0
+        return self.check_dw_tile(tile)
+
+    def check_dw_columns(self):
+        """Where tiles are the rule, but not in a large product of few enough blocks."""
+        for density in (0.01, 0.05, 0.3):
+            tile = self.kernels.tile(self.mode, self.block_size, 8192, is_dw=True,
+                                     feature_axis=self.feature_axis,
+                                     blocks=(8192 // self.block_size,) * 2, density=density)
+            if tile.kernel == cuda.SM90:
+                return self.check_dw_tile(tile)
+        return 0
+
+    def check_dw_tile(self, tile):
         (x_values, x), (dy_values, dy) = (self.activations(side) for side in self.layout.shape)
         truth, bs = x_values.T @ dy_values, self.block_size
         dw = Array(self.driver, np.full(self.w.shape, np.nan, np.float32))
@@ -182,12 +199,13 @@ def main():
     # has. Of batches that are a multiple of 64 a tile of x with features first is one copy.
     parser.add_argument("--batch", type=int, nargs="*", default=[32, 200, 520, 576])
     parser.add_argument("--only", choices=["matmul", "sweep", "dw"])
+    parser.add_argument("--wide", action="store_true", help=f"layouts of {WIDE_OUTPUTS} outputs")
     args = parser.parse_args()
     driver = Driver()
     cuda.torch = stand_in_for_torch(driver)
     kernels, planner, run = cuda.Kernels(), cuda.Planner(), 0
     for cell in itertools.product(args.block_size, args.feature_axis, args.batch):
-        products = Products(driver, kernels, planner, args.mode, *cell)
+        products = Products(driver, kernels, planner, args.mode, *cell, args.wide)
         for ctas in args.ctas:
             for transpose in (False, True):
                 if args.only in (None, "matmul"):
@@ -196,6 +214,8 @@ def main():
                     run += products.check_sweep(transpose, ctas)
             if args.only in (None, "dw"):
                 run += products.check_dw(ctas)
+        if args.only in (None, "dw"):
+            run += products.check_dw_columns()
     print(f"{run} products of {args.mode} are right")
 
 

@@ -339,14 +339,15 @@ void MatmulDwPlan::ListColumns(const BlockIndex& index, int64_t batch) {
   // Here batch_tile is the step of the reduction.
   const int64_t steps = BatchClass(batch, target);
   if (target.kernel == BSPARSE_DENSE) return;
-  if (target.columns == 1) {
+  if (target.kernel == BSPARSE_SM80_SMALL) {  // its CTAs take several blocks and are few
     const int64_t wanted = CeilDiv(2 * Slots(target), std::max<int64_t>(1, num_blocks_));
     batch_splits_ = static_cast<int32_t>(
         std::max<int64_t>(1, std::min({wanted, steps / kMinDwSteps, kMaxDwSplits})));
-  } else {
-    batch_splits_ = DwSplits(std::max(1, num_items_), Slots(target), steps,
-                             std::max(1, target.shared_columns));
+    return;
   }
+  const int32_t parts = target.columns == 1 ? num_blocks_ : num_items_;
+  batch_splits_ =
+      DwSplits(std::max(1, parts), Slots(target), steps, std::max(1, target.shared_columns));
 }
 
 }  // namespace bsparse

@@ -133,24 +133,17 @@ __global__ void __launch_bounds__(kThreads, 3)
   if (gate != 0.0f) {
     const ExactSumStore store(sums_at + threadIdx.x / 32 * ExactSumStore::kBytes);
     DwLoader<Traits> x_loader, dy_loader;
-    int64_t next = params.stages.begin(split);  // stage to load
-    const int64_t steps = params.stages.size(split), end = next + steps;
-    int pair = -1;
-    int64_t pair_end = next;
+    const int64_t steps = params.stages.size(split);
+    DwStageWalk walk(params, split);  // of stages to load
     const auto load = [&](int place) {
-      if (next >= end) return;
-      if (next == pair_end) {
-        pair = pair < 0 ? params.stages.pair(next) : pair + 1;
-        pair_end = params.stages.first[pair + 1];
-        const MatmulDwParams::Operands& of = params.pairs[pair];
-        const int64_t begin = (next - params.stages.first[pair]) * Traits::kDepth;
+      const auto begin = [&](const MatmulDwParams::Operands& of, int64_t batch_begin) {
         const int64_t feature = Traits::kFeatureAxis == 1 ? 1 : of.batch;  // elements from one to the next
         x_loader.begin(static_cast<const float*>(of.x) + cell_input * feature, params.in_features,
-                       of.batch, begin, of.x_aligned);
+                       of.batch, batch_begin, of.x_aligned);
         dy_loader.begin(static_cast<const float*>(of.dy) + cell_output * feature, params.out_features,
-                        of.batch, begin, of.dy_aligned);
-      }
-      ++next;
+                        of.batch, batch_begin, of.dy_aligned);
+      };
+      if (!walk.advance(Traits::kDepth, begin)) return;
       const uint32_t stage = ring + place * Traits::kStageBytes;
       x_loader.load(stage, [&](int) { return in_block; });
       dy_loader.load(stage + Traits::Tile::kBytes, [&](int) { return out_block; });

@@ -165,6 +165,31 @@ struct DwLoader {
   }
 };
 
+// The stages of a split, one after the other, through the pairs that they belong to.
+struct DwStageWalk {
+  const MatmulDwParams& params;
+  int64_t next, end;  // stages
+  int pair = -1;
+  int64_t pair_end;
+
+  __device__ __forceinline__ DwStageWalk(const MatmulDwParams& p, int split)
+      : params(p), next(p.stages.begin(split)), end(next + p.stages.size(split)), pair_end(next) {}
+
+  // Goes on by a stage of `depth` batch entries, and is false if there is none. Calls begin(operands, batch
+  // entry) where it is the first of its pair, or of the split.
+  template <class Begin>
+  __device__ __forceinline__ bool advance(int depth, const Begin& begin) {
+    if (next >= end) return false;
+    if (next == pair_end) {
+      pair = pair < 0 ? params.stages.pair(next) : pair + 1;
+      pair_end = params.stages.first[pair + 1];
+      begin(params.pairs[pair], (next - params.stages.first[pair]) * depth);
+    }
+    ++next;
+    return true;
+  }
+};
+
 template <class Traits>
 __global__ void __launch_bounds__(kThreads, 2)
     sm80_matmul_dw_kernel(const __grid_constant__ MatmulDwParams params) {
@@ -186,21 +211,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   const int64_t steps = params.stages.size(split);
   DwLoader<Traits> x_loader, dy_loader;
-  int64_t next = params.stages.begin(split);  // stage to load
-  const int64_t end = next + steps;
-  int pair = -1;
-  int64_t pair_end = next;
+  DwStageWalk walk(params, split);  // of stages to load
   const auto load = [&](int place) {
-    if (next >= end) return;
-    if (next == pair_end) {
-      pair = pair < 0 ? params.stages.pair(next) : pair + 1;
-      pair_end = params.stages.first[pair + 1];
-      const MatmulDwParams::Operands& of = params.pairs[pair];
-      const int64_t begin = (next - params.stages.first[pair]) * Traits::kDepth;
-      x_loader.begin(of.x, params.in_features, of.batch, begin, of.x_aligned);
-      dy_loader.begin(of.dy, params.out_features, of.batch, begin, of.dy_aligned);
-    }
-    ++next;
+    const auto begin = [&](const MatmulDwParams::Operands& of, int64_t batch_begin) {
+      x_loader.begin(of.x, params.in_features, of.batch, batch_begin, of.x_aligned);
+      dy_loader.begin(of.dy, params.out_features, of.batch, batch_begin, of.dy_aligned);
+    };
+    if (!walk.advance(Traits::kDepth, begin)) return;
     const uint32_t stage = ring + place * Traits::kStageBytes;
     x_loader.load(stage, [&](int slot) { return slots[slot].x_block; });
     dy_loader.load(stage + kSlots * Tile::kBytes, [&](int slot) { return slots[slot].dy_block; });

@@ -14,7 +14,7 @@ __device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& par
                                        int batch, uint32_t barrier, uint32_t ranks) {
   const bool alone = (ranks & (ranks - 1)) == 0;
   const auto receivers = static_cast<uint16_t>(ranks);
-  if (Traits::kFeatureAxis == 0 && params.deep_x) {
+  if (Traits::kInputAxis == 0 && params.deep_x) {
     const int line = batch / Traits::kLineBatch;
     if (alone) {
       ptx::copy_deep_box_to_shared(to, &params.x, feature, line, barrier);
@@ -27,8 +27,8 @@ __device__ __forceinline__ void copy_x(uint32_t to, const UnionMatmulParams& par
   for (int b = 0; b < Traits::kBoxesX; ++b) {
     const uint32_t place = to + b * Traits::kBoxBytesX;
     const int first = batch + b * Traits::kBoxBatch;
-    const int column = Traits::kFeatureAxis == 1 ? feature : first;
-    const int row = Traits::kFeatureAxis == 1 ? first : feature;
+    const int column = Traits::kInputAxis == 1 ? feature : first;
+    const int row = Traits::kInputAxis == 1 ? first : feature;
     if (alone) {
       ptx::copy_box_to_shared(place, &params.x, column, row, barrier);
     } else {

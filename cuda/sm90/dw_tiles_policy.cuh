@@ -9,18 +9,6 @@
 
 namespace bsparse {
 
-// In 16 bit, blocks of 64 and more repay copies of their own, and warpgroup products. So do smaller ones
-// where chunks would hold next to nothing, unless their rows are short (block 16 at 1 %, features
-// first: 276 us, 319 by tiles). A density of 0 is one that is not known. TF32 has no other kernel for Hopper,
-// as its warpgroup products want the batch to lie along the rows of both operands.
-constexpr bool dw_goes_by_tiles(bsparse_dtype dtype, int block_size, int feature_axis,
-                                float density) {
-  if (dtype == BSPARSE_FLOAT32) return true;
-  const bool columns_are_better = density > 0.0f && density < 0.025f &&
-                                  (block_size == 32 || (block_size == 16 && feature_axis == 0));
-  return block_size <= 32 && !columns_are_better;
-}
-
 // A block larger than this is computed in cells, as if it were several.
 inline constexpr int kMaxDwTileCell = 32;
 constexpr int dw_tile_cell(int block_size) {

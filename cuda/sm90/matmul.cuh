@@ -188,15 +188,19 @@ Kernel sm90_matmul_entry() {
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
-template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose>
+template <class Math, int kBlockSize, int kFeatureAxis, bool kTranspose, int kInputAxis = kFeatureAxis>
 Kernel sm90_matmul_for() {
-  return sm90_matmul_entry<Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose>>();
+  return sm90_matmul_entry<
+      Sm90MatmulTraits<Math, kBlockSize, kFeatureAxis, kTranspose, kInputAxis>>();
 }
 
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_for(const MatmulVariant& variant) {
   if constexpr (sizeof(typename Math::Element) == 4) {
     // Weight blocks come as (outputs, inputs) in both directions.
+    if constexpr (kBlockSize >= kSmallestTurnedBlock) {
+      if (variant.turned) return sm90_matmul_for<Math, kBlockSize, 0, true, 1>();
+    }
     return variant.feature_axis == 0 ? sm90_matmul_for<Math, kBlockSize, 0, true>()
                                      : sm90_matmul_for<Math, kBlockSize, 1, true>();
   } else if constexpr (packs_weights(kBlockSize, sizeof(typename Math::Element))) {

@@ -19,23 +19,24 @@ template <class MathT, int kBlockSizeT, int kFeatureAxisT>
 struct Sm90MatmulDwTraits {
   using Math = MathT;
   using Element = typename Math::Element;
-  static_assert(sizeof(Element) == 2, "warpgroup products of 16-bit elements");
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kFeatureAxis = kFeatureAxisT;
-  static constexpr int kDepth = 64;  // batch entries of a stage
+  static constexpr int kSize = sizeof(Element);
+  static_assert(kSize == 2 || kFeatureAxis == 0, "32 bits are multiplied along the rows alone");
+  static constexpr int kDepth = line_elements(kSize);  // batch entries of a stage
 
   // Tiles of 64 inputs that a warpgroup computes.
   static constexpr int kTiles = dw_item_blocks(kBlockSize) * kBlockSize / 64 / kConsumers;
   static constexpr int kBlocks = dw_item_blocks(kBlockSize);  // of an item, at most
-  static constexpr int kTileBytes = 64 * kDepth * 2;
+  static constexpr int kTileBytes = 64 * kDepth * kSize;
 
   // Copied boxes hold kRows features.
   static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
-  static constexpr int kRowBytes = 2 * kRows;
-  static constexpr int kBoxBytes = kRows * kDepth * 2;
+  static constexpr int kRowBytes = kSize * kRows;
+  static constexpr int kBoxBytes = kRows * kDepth * kSize;
   static constexpr int kBlockBoxes = kBlockSize / kRows;
   static constexpr int kStageBytesX = kConsumers * kTiles * kTileBytes;
-  static constexpr int kStageBytesDy = kBlockSize * kDepth * 2;
+  static constexpr int kStageBytesDy = kBlockSize * kDepth * kSize;
   static constexpr int kStageBytes = (kStageBytesX + kStageBytesDy + 1023) / 1024 * 1024;
   static constexpr int kStages = (kMaxSharedBytes - 2048) / kStageBytes;
   static constexpr int kSharedBytes = 2048 + kStages * kStageBytes;
@@ -46,7 +47,8 @@ struct Sm90MatmulDwTraits {
   static constexpr uint64_t kLayout =
       kTransposed ? ptx::operand_layout(ptx::swizzle_of(kRowBytes), kBoxBytes, 8 * kRowBytes)
                   : ptx::operand_layout(ptx::Swizzle::k128Bytes, 16, 1024);
-  static constexpr int kStep = kTransposed ? 16 * kRowBytes : 32;
+  static constexpr int kStepEntries = 32 / kSize;  // batch entries of a product
+  static constexpr int kStep = kTransposed ? kStepEntries * kRowBytes : 32;
 };
 
 // Where the stages and their barriers are.
@@ -201,7 +203,7 @@ __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
         ptx::operand(Traits::kLayout, shared.x(stage) + first_tile * Traits::kTileBytes);
     const uint64_t b = ptx::operand(Traits::kLayout, shared.dy(stage));
 #pragma unroll
-    for (int k = 0; k < Traits::kDepth / 16; ++k) {
+    for (int k = 0; k < Traits::kDepth / Traits::kStepEntries; ++k) {
 #pragma unroll
       for (int t = 0; t < kCount; ++t) {
         ptx::wgmma<Element, Traits::kBlockSize, Traits::kTransposed, Traits::kTransposed>(

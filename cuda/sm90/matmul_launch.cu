@@ -64,7 +64,7 @@ bsparse_status place_weights(const bsparse_matmul_args& args, const Kernel& kern
                                    args.plan.num_blocks,
                                    args.block_size,
                                    args.transpose == 0,
-                                   args.feature_axis == 0};
+                                   interleaves_weights(args)};
     status = check_cuda(launch_arrange_blocks(arrange, stream), "arranging weight blocks");
     w = place;
   }
@@ -150,6 +150,28 @@ bsparse_status turn_inputs(const bsparse_matmul_args& args, const Kernel& kernel
                          stream_cell(args.block_size), map);
 }
 
+// x of union tiles, with features last if that is what it is turned to.
+bsparse_status map_inputs(const bsparse_matmul_args& args, const Kernel& kernel,
+                          UnionMatmulParams* params, cudaStream_t stream) {
+  const int width = kernel.box_features;
+  if (turns_inputs(args)) {
+    void* const turned = static_cast<char*>(args.workspace) + MatmulWorkspace(args).inputs;
+    const int64_t features = in_features(args);
+    const TurnActivations turns = {{{args.x, turned, features, args.batch, features}}, 1};
+    const bsparse_status status = check_cuda(launch_turn_floats(turns, stream), "turning x round");
+    if (status != BSPARSE_OK) return status;
+    return make_tensor_map(operand_type(args), turned, features, args.batch, width,
+                           kernel.batch_tile, &params->x);
+  }
+  params->deep_x = args.feature_axis == 0 && args.batch % line_of(args) == 0;
+  if (!params->deep_x) {
+    return map_activations(args, operand_type(args), args.x, in_features(args), width,
+                           kernel.batch_tile, &params->x);
+  }
+  return make_deep_tensor_map(operand_type(args), args.x, args.batch, in_features(args), width,
+                              kernel.batch_tile / line_of(args), &params->x);
+}
+
 }  // namespace
 
 bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel& kernel,
@@ -162,14 +184,7 @@ bsparse_status launch_union_matmul(const bsparse_matmul_args& args, const Kernel
                 args.plan.num_blocks, args.block_size, INT32_MAX / args.block_size - 1);
   }
   UnionMatmulParams params{};
-  const int width = kernel.box_features;
-  params.deep_x = args.feature_axis == 0 && args.batch % line_of(args) == 0;
-  bsparse_status status =
-      params.deep_x
-          ? make_deep_tensor_map(operand_type(args), args.x, args.batch, in_features(args), width,
-                                 kernel.batch_tile / line_of(args), &params.x)
-          : map_activations(args, operand_type(args), args.x, in_features(args), width,
-                            kernel.batch_tile, &params.x);
+  bsparse_status status = map_inputs(args, kernel, &params, stream);
   if (status == BSPARSE_OK) {
     status = map_activations(args, map_type(args.dtype), args.y, out_features(args),
                              kernel.y_features, kernel.store_batch, &params.y);

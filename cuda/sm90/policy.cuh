@@ -56,6 +56,20 @@ constexpr int entry_blocks(int block_size, int element_size, int feature_axis) {
   return block_size < features ? features / block_size : 1;
 }
 
+// Whether x in TF32 with features first is turned round before, so that tensor cores take it out of shared memory:
+// where enough weights are stored for each input (docs/kernel-notes.md).
+inline constexpr int kSmallestTurnedBlock = 32;
+constexpr bool union_turns_inputs(bsparse_dtype dtype, int block_size, int feature_axis,
+                                  double weights_per_input) {
+  return dtype == BSPARSE_FLOAT32 && feature_axis == 0 && block_size >= kSmallestTurnedBlock &&
+         weights_per_input >= 1200;
+}
+inline bool union_turns_inputs(const bsparse_tile_request& request) {
+  const double outputs = static_cast<double>(request.out_blocks) * request.block_size;
+  return union_turns_inputs(request.dtype, request.block_size, request.feature_axis,
+                            request.density * outputs);
+}
+
 // CTAs of a cluster: as many as every Hopper GPU can place.
 inline constexpr int kMaxUnionCtas = 8;
 
@@ -65,10 +79,11 @@ constexpr int32_t sms_of_clusters(int32_t sm_count, int32_t ctas) {
 }
 
 // CTAs that send each other the x they share. More of them read less of it, but wait for each other,
-// and are fewer in all; measured on an H100, in TF32 at 0.05 to 0.25 on an H200 (docs/kernel-notes.md).
-constexpr int32_t wanted_union_ctas(int block_size, int element_size, int feature_axis,
+// and are fewer in all; measured on an H100, in TF32 at 0.05 to 0.25 on an H200 (docs/kernel-notes.md). `input_axis`:
+// the features' in x, once it may have been turned round.
+constexpr int32_t wanted_union_ctas(int block_size, int element_size, int input_axis,
                                     float density) {
-  if (element_size == 4 && feature_axis == 1) {  // twice the bytes to share
+  if (element_size == 4 && input_axis == 1) {  // twice the bytes to share
     if (block_size <= 32 || density > 0.35f) return 8;
     return block_size == 64 && density > 0.07f ? 1 : 4;
   }
@@ -77,7 +92,7 @@ constexpr int32_t wanted_union_ctas(int block_size, int element_size, int featur
     return block_size == 32 && density <= 0.02f ? 8 : 1;
   }
   if (block_size <= 32) {
-    if (feature_axis == 0) return block_size == 32 && density <= 0.02f ? 8 : 2;
+    if (input_axis == 0) return block_size == 32 && density <= 0.02f ? 8 : 2;
     // Columns of scale-free and clustered layouts have much in common: on 8 CTAs blocks of 32 are a fifth faster
     // there, and at most 7 % slower on random ones.
     if (density > (block_size == 32 ? 0.15f : 0.02f)) return 2;

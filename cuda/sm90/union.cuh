@@ -10,7 +10,9 @@
 
 namespace bsparse {
 
-template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT>
+// kInputAxis: of x, where it differs from y's.
+template <class MathT, int kBlockSizeT, int kFeatureAxisT, bool kTransposeT,
+          int kInputAxisT = kFeatureAxisT>
 struct Sm90MatmulTraits {
   using Math = MathT;
   using Element = typename Math::Element;
@@ -21,12 +23,13 @@ struct Sm90MatmulTraits {
   static constexpr int kColumnFeatures = kBlockSize * kColumnBlocks;
   static constexpr int kEntryFeatures = kBlockSize * kEntryBlocks;
   static constexpr int kFeatureAxis = kFeatureAxisT;
+  static constexpr int kInputAxis = kInputAxisT;
   static constexpr bool kTranspose = kTransposeT;
   // Products of 32-bit elements want both operands along the reduction: weight blocks are (outputs, inputs)
   // whatever the product (the launcher sees to it), and activations with features first are multiplied out
   // of registers (sm90/turned_inputs.cuh).
   static constexpr bool kOutputRows = kTranspose || kSize == 4;
-  static constexpr bool kTurnsInputs = kSize == 4 && kFeatureAxis == 0;
+  static constexpr bool kTurnsInputs = kSize == 4 && kInputAxis == 0;
   static constexpr UnionTile kTile = union_tile(kEntryFeatures, kSize);
   static constexpr int kBatchTile = kTile.batch_tile;
   static constexpr int kDepth = kTile.depth;
@@ -56,9 +59,9 @@ struct Sm90MatmulTraits {
   static constexpr int kEntryBytesW = kConsumers * kGroupBytesW;
   static constexpr int kStageBytes = kEntries * (kEntryBytesX + kEntryBytesW);
 
-  // x: axis 1, a box (batch rows, kDepth); axis 0, boxes (kDepth rows, kLineBatch).
+  // x: input axis 1, a box (batch rows, kDepth); 0, boxes (kDepth rows, kLineBatch).
   static constexpr int kLineBatch = line_elements(kSize);
-  static constexpr int kBoxesX = kFeatureAxis == 1 ? 1 : kBatchTile / kLineBatch;
+  static constexpr int kBoxesX = kInputAxis == 1 ? 1 : kBatchTile / kLineBatch;
   static constexpr int kBoxBytesX = kEntryBytesX / kBoxesX;
   static constexpr int kBoxBatch = kBatchTile / kBoxesX;
 
@@ -97,7 +100,7 @@ struct Sm90MatmulTraits {
   // How the tensor cores find the operands, 32 bytes of the reduction at once.
   static constexpr int kSteps = kRowBytes / 32;
   static constexpr int kTransposeA = kOutputRows ? 0 : 1;
-  static constexpr int kTransposeB = kFeatureAxis == 1 ? 0 : 1;
+  static constexpr int kTransposeB = kInputAxis == 1 ? 0 : 1;
   static constexpr uint64_t kLayoutA =
       ptx::operand_layout(ptx::swizzle_of(kRowBytes), kBoxBytes, 8 * kRowBytes);
   static constexpr int kStepA = kTransposeA ? 16 * kRowBytes : 32;

@@ -1,0 +1,66 @@
+// Which of Hopper's weight gradients serves a product: tiles of the layout (sm90/dw_tiles.cuh) or items of one
+// column (sm90/matmul_dw.cuh), and whether its activations are turned round before. Measured on an H100, in
+// TF32 on an H200 (docs/kernel-notes.md).
+#ifndef BSPARSE_CUDA_SM90_DW_CHOICE_H_
+#define BSPARSE_CUDA_SM90_DW_CHOICE_H_
+
+#include <cstdint>
+
+#include "cuda/bsparse_cuda.h"
+
+namespace bsparse {
+
+// What decides between Hopper's weight gradients.
+struct HopperDw {
+  bsparse_dtype dtype;
+  int block_size;
+  int feature_axis;
+  double density;              // 0: not known
+  double weights_per_feature;  // stored weights over inputs and outputs
+};
+
+// Of a request (bsparse_tile_request) or of a product's arguments, which have a plan.
+inline HopperDw hopper_dw(bsparse_dtype dtype, int block_size, int feature_axis, double density,
+                          int64_t in_blocks, int64_t out_blocks) {
+  const double blocks = density * static_cast<double>(in_blocks) * static_cast<double>(out_blocks);
+  return {dtype, block_size, feature_axis, density,
+          blocks * block_size / static_cast<double>(in_blocks + out_blocks)};
+}
+inline HopperDw hopper_dw(const bsparse_tile_request& request) {
+  return hopper_dw(request.dtype, request.block_size, request.feature_axis, request.density,
+                   request.in_blocks, request.out_blocks);
+}
+inline HopperDw hopper_dw(const bsparse_matmul_dw_args& args) {
+  const double all = static_cast<double>(args.in_blocks) * static_cast<double>(args.out_blocks);
+  return hopper_dw(args.dtype, args.block_size, args.feature_axis, args.plan.num_blocks / all,
+                   args.in_blocks, args.out_blocks);
+}
+
+// In 16 bit, blocks of 64 and more repay copies of their own, and warpgroup products. So do smaller ones
+// where chunks would hold next to nothing, unless their rows are short (block 16 at 1 %, features
+// first: 276 us, 319 by tiles). TF32's warpgroup products want the batch to lie along the rows of both operands,
+// so that with features last there must be enough to do for what turning them round takes.
+constexpr bool dw_goes_by_tiles(const HopperDw& dw) {
+  const bool known = dw.density > 0;
+  if (dw.dtype == BSPARSE_FLOAT32) {
+    if (!known || dw.block_size < 64) return true;
+    if (dw.block_size == 128) return dw.feature_axis == 1 && dw.weights_per_feature < 160;
+    return dw.feature_axis == 1 || dw.density > 0.07;
+  }
+  const bool columns_are_better =
+      known && dw.density < 0.025 &&
+      (dw.block_size == 32 || (dw.block_size == 16 && dw.feature_axis == 0));
+  return dw.block_size <= 32 && !columns_are_better;
+}
+
+// Whether x and dy in TF32 with features last are turned round before: always where they must be, and by tiles,
+// which then need no moves between loads and products, where that saves more than it takes.
+constexpr bool hopper_dw_turns(const HopperDw& dw, int32_t family) {
+  if (dw.dtype != BSPARSE_FLOAT32 || dw.feature_axis == 0) return false;
+  if (family == BSPARSE_SM90) return true;
+  return family == BSPARSE_SM90_DW_TILES && dw.block_size >= 16 && dw.weights_per_feature >= 600;
+}
+
+}  // namespace bsparse
+
+#endif  // BSPARSE_CUDA_SM90_DW_CHOICE_H_
