@@ -92,7 +92,12 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
             .chunks = max_dw_tile_chunks(size)};
   }
   if (request.is_dw != 0) {
-    return {family, kernel.depth, ctas * kernel.blocks_per_cta, kernel.columns, kernel.columns,
+    const int32_t blocks =
+        family == BSPARSE_SM90
+            ? wanted_dw_item_blocks(request.block_size, request.feature_axis,
+                                    request.density * request.in_blocks)
+            : kernel.columns;
+    return {family, kernel.depth, ctas * kernel.blocks_per_cta, blocks, blocks,
             batch_ranges(family, request), 1, 1, 0, 0, 0, 0};
   }
   if (family == BSPARSE_SM90_SWEEP) {

@@ -283,8 +283,8 @@ typedef struct {
   int32_t num_blocks;
   int32_t batch_splits;
   int32_t num_items;
-  int32_t ctas;         // of an item,
-  int32_t chunks;       // the most of a CTA, and
+  int32_t ctas;         // of an item: of BSPARSE_SM90_DW_TILES
+  int32_t chunks;       // the most of a CTA; of BSPARSE_SM90 the most blocks of an item
   int32_t whole_items;  // not cut along the batch: of BSPARSE_SM90_DW_TILES
   const int32_t* blocks;  // (num_blocks, 3): in_block, out_block, weight_block; of
                           // BSPARSE_DENSE by rising out_block

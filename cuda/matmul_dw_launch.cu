@@ -236,8 +236,10 @@ bsparse_status map_pairs(const bsparse_matmul_dw_args& args, const Pairs& pairs,
 // CTAs that take items of one output column.
 bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                               const Kernel& kernel, float* partials, cudaStream_t stream) {
+  bsparse_status status = check_range("plan.chunks", args.plan.chunks, 1, kernel.columns);
+  if (status != BSPARSE_OK) return status;
   UnionMatmulDwParams params{};
-  bsparse_status status =
+  status =
       map_pairs(args, pairs, kernel, std::min(args.block_size, 64), params.x, params.dy);
   if (status != BSPARSE_OK) return status;
   params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
@@ -246,6 +248,9 @@ bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& p
   params.items = reinterpret_cast<const int4*>(args.plan.items);
   params.blocks = args.plan.blocks;
   params.num_items = static_cast<uint32_t>(args.plan.num_items);
+  params.stage_bytes =
+      static_cast<uint32_t>(dw_column_stage_bytes(args.block_size, args.plan.chunks));
+  params.ring_stages = dw_column_stages(args.block_size, args.plan.chunks);
   params.num_blocks = args.plan.num_blocks;
   params.num_pairs = static_cast<int32_t>(pairs.size());
   const int64_t tiles = int64_t{args.plan.num_items} * args.plan.batch_splits;

@@ -184,6 +184,8 @@ struct UnionMatmulDwParams {
   const int32_t* blocks;
   uint32_t num_items;
   uint32_t num_tiles;  // items, times splits
+  uint32_t stage_bytes;
+  int32_t ring_stages;
   int32_t num_blocks;
   int32_t num_pairs;
 };

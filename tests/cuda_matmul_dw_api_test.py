@@ -66,17 +66,19 @@ def test_small_dw_whatever_the_policy_prefers(kernels, mode, block_size, feature
         check_matmul_dw(kernels, mode, block_size, feature_axis, batch, seed=batch, tile=tile)
 
 
-# TF32 with features last is turned round before, where there is enough to do: not for blocks of 64.
-COLUMNS = [*itertools.product(("bfloat16", "float16"), (64, 128), (0, 1)),
-           ("tf32", 64, 0), ("tf32", 128, 0), ("tf32", 128, 1)]
+# Those that are the choice at some density; TF32 with features last is turned round before.
+COLUMNS = [*itertools.product(("bfloat16", "float16", "tf32"), BLOCK_SIZES[1:], (0,)),
+           *itertools.product(("bfloat16", "float16"), BLOCK_SIZES[2:], (1,)),
+           *itertools.product(("tf32",), BLOCK_SIZES[3:], (1,))]
 
 
+@pytest.mark.parametrize("many", (128, 1024))  # blocks, of which items are short or long
 @pytest.mark.parametrize("mode, block_size, feature_axis", COLUMNS)
-def test_dw_by_columns(kernels, mode, block_size, feature_axis):
+def test_dw_by_columns(kernels, mode, block_size, feature_axis, many):
     if kernels.device().compute_capability != 90:
         pytest.skip("columns are for compute capability 9.0")
     tile = kernels.tile(mode, block_size, 4096, is_dw=True, feature_axis=feature_axis,
-                        blocks=(128, 128), density=0.05)
+                        blocks=(many, many), density=0.01 if block_size < 64 else 0.1)
     assert tile.kernel == cuda.SM90
     for seed, batches in enumerate(((40, 0, 16, 72), (8, 24) * 4, (64,) * 8, (16,) * 9, (0, 0))):
         check_list_of_pairs(kernels, mode, block_size, feature_axis, batches, seed=seed, tile=tile)

@@ -270,5 +270,6 @@ def matmul_dw_plan(layout, tile, batch_splits=1, seed=0):
             items += [(k, i, min(i + tile.columns, end), 0)
                       for i in range(first, end, tile.columns)]
     return Plan(dict(kernel=tile.kernel, num_blocks=len(coords), batch_splits=batch_splits,
-                     num_items=len(items)),
+                     num_items=len(items),
+                     chunks=max((end - first for _, first, end, _ in items), default=0)),
                 dict(blocks=on_device(blocks, 3), items=on_device(items, 4)))

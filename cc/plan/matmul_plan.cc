@@ -326,6 +326,7 @@ void MatmulDwPlan::ListColumns(const BlockIndex& index, int64_t batch) {
     }
     if (target.columns == 1) continue;
     const int64_t pieces = CeilDiv(length, target.columns);
+    if (pieces > 0) chunks_ = std::max(chunks_, static_cast<int32_t>(CeilDiv(length, pieces)));
     for (int64_t piece = 0; piece < pieces; ++piece) {
       tables_.insert(tables_.end(), {k, static_cast<int32_t>(first + length * piece / pieces),
                                      static_cast<int32_t>(first + length * (piece + 1) / pieces),

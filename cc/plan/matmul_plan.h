@@ -117,7 +117,7 @@ class MatmulDwPlan {
   int32_t num_items() const { return num_items_; }
   // The batch is cut into this many ranges when the blocks alone do not fill the device.
   int32_t batch_splits() const { return batch_splits_; }
-  // Of tiles: CTAs of an item, the most chunks of one,
+  // Of tiles: CTAs of an item, the most chunks of one; of columns the most blocks of an item,
   int32_t ctas() const { return target_.ctas(); }
   int32_t chunks() const { return chunks_; }
   int32_t whole_items() const { return whole_items_; }  // not cut along the batch

@@ -36,21 +36,25 @@ inline HopperDw hopper_dw(const bsparse_matmul_dw_args& args) {
                    args.in_blocks, args.out_blocks);
 }
 
-// In 16 bit, blocks of 64 and more repay copies of their own, and warpgroup products. So do smaller ones
-// where chunks would hold next to nothing, unless their rows are short (block 16 at 1 %, features
-// first: 276 us, 319 by tiles). TF32's warpgroup products want the batch to lie along the rows of both operands,
-// so that with features last there must be enough to do for what turning them round takes.
+// Up to which density columns are the better choice, by block size 16, 32, 64, 128: large blocks repay copies of their
+// own, and warpgroup products; small ones do where a tile's chunks would hold next to nothing, unless their rows
+// are short (block 16 with features last). TF32's warpgroup products want the batch along the rows of both operands.
+struct DwColumns {
+  double densest[4];
+  double weights_per_feature[4];  // at least, for what turning both round takes
+};
+inline constexpr DwColumns kDwColumns16[2] = {{{0.025, 0.04, 1, 1}, {}}, {{0, 0.035, 1, 1}, {}}};
+inline constexpr DwColumns kDwColumnsTf32[2] = {{{0.02, 0.02, 0.2, 1}, {}},
+                                                {{0, 0, 0.3, 1}, {0, 0, 300, 160}}};
+
 constexpr bool dw_goes_by_tiles(const HopperDw& dw) {
-  const bool known = dw.density > 0;
-  if (dw.dtype == BSPARSE_FLOAT32) {
-    if (!known || dw.block_size < 64) return true;
-    if (dw.block_size == 128) return dw.feature_axis == 1 && dw.weights_per_feature < 160;
-    return dw.feature_axis == 1 || dw.density > 0.07;
-  }
-  const bool columns_are_better =
-      known && dw.density < 0.025 &&
-      (dw.block_size == 32 || (dw.block_size == 16 && dw.feature_axis == 0));
-  return dw.block_size <= 32 && !columns_are_better;
+  if (dw.block_size < 16) return true;
+  const bool tf32 = dw.dtype == BSPARSE_FLOAT32;
+  if (dw.density <= 0) return tf32 || dw.block_size < 64;
+  const DwColumns& columns = (tf32 ? kDwColumnsTf32 : kDwColumns16)[dw.feature_axis == 1 ? 1 : 0];
+  int row = 0;
+  while (16 << row < dw.block_size) ++row;
+  return dw.density > columns.densest[row] || dw.weights_per_feature < columns.weights_per_feature[row];
 }
 
 // Whether x and dy in TF32 with features last are turned round before: always where they must be, and by tiles,

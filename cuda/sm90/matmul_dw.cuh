@@ -35,12 +35,8 @@ struct Sm90MatmulDwTraits {
   static constexpr int kRowBytes = kSize * kRows;
   static constexpr int kBoxBytes = kRows * kDepth * kSize;
   static constexpr int kBlockBoxes = kBlockSize / kRows;
-  static constexpr int kStageBytesX = kConsumers * kTiles * kTileBytes;
   static constexpr int kStageBytesDy = kBlockSize * kDepth * kSize;
-  static constexpr int kStageBytes = (kStageBytesX + kStageBytesDy + 1023) / 1024 * 1024;
-  static constexpr int kStages = (kMaxSharedBytes - 2048) / kStageBytes;
-  static constexpr int kSharedBytes = 2048 + kStages * kStageBytes;
-  static_assert(kStages >= 3, "a ring of a sensible length");
+  static_assert(dw_column_stages(kBlockSize, kBlocks) >= 3, "a ring of a sensible length");
 
   // Axis 1: features run along the rows of shared memory, across the sum; axis 0: the batch does.
   static constexpr int kTransposed = kFeatureAxis == 1 ? 1 : 0;
@@ -51,21 +47,16 @@ struct Sm90MatmulDwTraits {
   static constexpr int kStep = kTransposed ? kStepEntries * kRowBytes : 32;
 };
 
-// Where the stages and their barriers are.
-template <class Traits>
+// Where the stages and their barriers are: a stage is dy and behind it the x of as many blocks as the
+// plan's largest item has.
 struct DwShared {
-  uint32_t base;
-  __device__ __forceinline__ uint32_t x(int stage) const {
-    return base + stage * Traits::kStageBytes;
-  }
-  __device__ __forceinline__ uint32_t dy(int stage) const {
-    return x(stage) + Traits::kStageBytesX;
-  }
-  __device__ __forceinline__ uint32_t full(int stage) const {
-    return x(Traits::kStages) + 8 * stage;
-  }
+  uint32_t barriers, ring;
+  uint32_t stage_bytes, dy_bytes;
+  __device__ __forceinline__ uint32_t dy(int stage) const { return ring + stage * stage_bytes; }
+  __device__ __forceinline__ uint32_t x(int stage) const { return dy(stage) + dy_bytes; }
+  __device__ __forceinline__ uint32_t full(int stage) const { return barriers + 8 * stage; }
   __device__ __forceinline__ uint32_t empty(int stage) const {
-    return full(Traits::kStages) + 8 * stage;
+    return full(kMaxDwColumnStages) + 8 * stage;
   }
 };
 
@@ -94,10 +85,10 @@ __device__ __forceinline__ void copy_features(uint32_t to, const CUtensorMap* fr
 // Every producer warp copies its share of the boxes of x, the first also dy.
 template <class Traits>
 __device__ __forceinline__ void produce_dw(const UnionMatmulDwParams& params,
-                                           const DwShared<Traits>& shared, int producer) {
+                                           const DwShared& shared, int producer) {
   const int lane = threadIdx.x % 32;
   const int box = lane * kProducers + producer;
-  StageCursor cursor(Traits::kStages);
+  StageCursor cursor(params.ring_stages);
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
     const DwTile work(params, tile);
     const int boxes = (work.item.z - work.item.y) * Traits::kBlockBoxes;
@@ -180,7 +171,7 @@ __device__ __forceinline__ void store_dw(const UnionMatmulDwParams& params, cons
 // The products of one item and range, for a warpgroup with kCount tiles from `first_tile` on.
 template <class Traits, int kCount>
 __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
-                                            const DwShared<Traits>& shared, const DwTile& work,
+                                            const DwShared& shared, const DwTile& work,
                                             int first_tile,
                                             StageCursor& cursor) {
   using Element = typename Traits::Element;
@@ -227,8 +218,8 @@ __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
 
 template <class Traits>
 __device__ __forceinline__ void consume_dw(const UnionMatmulDwParams& params,
-                                           const DwShared<Traits>& shared, int group) {
-  StageCursor cursor(Traits::kStages);
+                                           const DwShared& shared, int group) {
+  StageCursor cursor(params.ring_stages);
   for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
     const DwTile work(params, tile);
     const int inputs = (work.item.z - work.item.y) * Traits::kBlockSize;
@@ -265,14 +256,15 @@ template <class Traits>
 __global__ void __launch_bounds__(kUnionThreads, 1)
     sm90_matmul_dw_kernel(const __grid_constant__ UnionMatmulDwParams params) {
   extern __shared__ char raw[];
-  const DwShared<Traits> shared = {(ptx::shared_address(raw) + 1023) & ~1023u};
+  const uint32_t barriers = (ptx::shared_address(raw) + 1023) & ~1023u;
+  const DwShared shared = {barriers, barriers + 1024, params.stage_bytes, Traits::kStageBytesDy};
   if (threadIdx.x < static_cast<unsigned>(params.num_pairs)) {
     ptx::prefetch_tensor_map(&params.x[threadIdx.x]);
     ptx::prefetch_tensor_map(&params.dy[threadIdx.x]);
   }
   if (threadIdx.x == 0) {
 #pragma unroll 1
-    for (int stage = 0; stage < Traits::kStages; ++stage) {
+    for (int stage = 0; stage < params.ring_stages; ++stage) {
       ptx::barrier_init(shared.full(stage), kProducers);
       ptx::barrier_init(shared.empty(stage), kConsumers);
     }
@@ -282,10 +274,10 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == kConsumers) {
     ptx::give_registers<40>();
-    produce_dw(params, shared, static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers);
+    produce_dw<Traits>(params, shared, static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers);
   } else {
     ptx::take_registers<232>();
-    consume_dw(params, shared, warpgroup);
+    consume_dw<Traits>(params, shared, warpgroup);
   }
 }
 
@@ -293,7 +285,7 @@ template <class Traits>
 Kernel sm90_matmul_dw_entry() {
   return {.function = reinterpret_cast<const void*>(&sm90_matmul_dw_kernel<Traits>),
           .threads = kUnionThreads,
-          .shared_bytes = Traits::kSharedBytes,
+          .shared_bytes = kMaxSharedBytes,
           .columns = Traits::kBlocks,
           .depth = Traits::kDepth};
 }

@@ -2,6 +2,8 @@
 #ifndef BSPARSE_CUDA_SM90_POLICY_CUH_
 #define BSPARSE_CUDA_SM90_POLICY_CUH_
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "cuda/bsparse_cuda.h"
@@ -150,6 +152,27 @@ inline constexpr int64_t kKeptWeightBytes = 8 << 20;
 // Stored blocks of one output column that a CTA of the weight gradient computes at once: as many as
 // its registers hold, and shared memory three stages of.
 constexpr int dw_item_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
+
+// Where columns hold few blocks no more than most of them do: every stage has room for the longest item, and what shorter
+// ones leave free is missing from what is under way. Not where rows of 64 bytes make copies of dy dear.
+inline int wanted_dw_item_blocks(int block_size, int feature_axis, double blocks_per_column) {
+  constexpr long kFew = 4;
+  const int most = dw_item_blocks(block_size);
+  if (blocks_per_column <= 0 || (block_size == 32 && feature_axis == 1)) return most;
+  const long usual = std::max(2L, std::lround(blocks_per_column + std::sqrt(blocks_per_column)));
+  return usual <= std::min(kFew, long{most}) ? static_cast<int>(usual) : most;
+}
+
+// A stage holds dy and the x of an item's blocks, lines of 128 bytes of each feature; inputs are read by 64.
+inline constexpr int kMaxDwColumnStages = 16;
+inline constexpr int kDwColumnRingBytes = kMaxSharedBytes - 2048;
+constexpr int dw_column_stage_bytes(int block_size, int blocks) {
+  return 128 * (block_size + (blocks * block_size + 63) / 64 * 64);
+}
+constexpr int dw_column_stages(int block_size, int blocks) {
+  const int stages = kDwColumnRingBytes / dw_column_stage_bytes(block_size, blocks);
+  return stages < kMaxDwColumnStages ? stages : kMaxDwColumnStages;
+}
 
 // Ranges that the batch of a weight gradient is cut into, at least. Rows of 64 bytes come from memory
 // slowly, and every round of items reads all of x and dy again, unless a range of them stays in the

@@ -350,15 +350,18 @@ __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t from_a, uint6
   static_assert(kN >= 16 && kN <= 256 && (kN & (kN - 1)) == 0, "widths that kernels use");
   constexpr bool kTf32 = std::is_same_v<Element, float>;
   static_assert(!kTf32 || (kTransposeA == 0 && kTransposeB == 0));
-  static_assert(!kTf32 || kN >= 64, "widths that TF32 kernels use");
   constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
   if constexpr (kN == 256 && kTf32) {
     BSPARSE_WGMMA_TF32(256, BSPARSE_R128, "%128", "%129", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32),
                        BSPARSE_F32(d, 64), BSPARSE_F32(d, 96));
   } else if constexpr (kN == 128 && kTf32) {
     BSPARSE_WGMMA_TF32(128, BSPARSE_R64, "%64", "%65", BSPARSE_F32(d, 0), BSPARSE_F32(d, 32));
-  } else if constexpr (kTf32) {
+  } else if constexpr (kN == 64 && kTf32) {
     BSPARSE_WGMMA_TF32(64, BSPARSE_R32, "%32", "%33", BSPARSE_F32(d, 0));
+  } else if constexpr (kN == 32 && kTf32) {
+    BSPARSE_WGMMA_TF32(32, BSPARSE_R16, "%16", "%17", BSPARSE_F16(d, 0));
+  } else if constexpr (kTf32) {
+    BSPARSE_WGMMA_TF32(16, BSPARSE_R8, "%8", "%9", BSPARSE_F8(d, 0));
   } else if constexpr (kN == 256 && kBf16) {
     BSPARSE_WGMMA("bf16", 256, BSPARSE_R128, "%128", "%129", "%130", "%131", BSPARSE_F32(d, 0),
                   BSPARSE_F32(d, 32), BSPARSE_F32(d, 64), BSPARSE_F32(d, 96));
