@@ -43,7 +43,10 @@ class Cell:
         """What the model of limits is told."""
         return gpu_limits.Work(operation, self.dtype, tuple(self.dense.shape), self.batch,
                                self.block_size, self.blocks, self.feature_axis,
-                               self.case.rotates)
+                               self.case.rotates, self._used_features())
+
+    def _used_features(self):
+        return tuple(int(self.layout.any(axis=other).sum()) * self.block_size for other in (1, 0))
 
     # The dense product, and what is right.
 

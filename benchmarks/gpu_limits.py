@@ -1,7 +1,7 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
 The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that
-these come in, and every byte once through memory; of sweeps also reads of shared memory, where every
+these come in, and every byte that is used once through memory; of sweeps also reads of shared memory, where every
 block finds its x and, for every batch tile, its weights. L2 reads are for union tiles the x tiles that
 the CTAs of an item read, and those that they are sent (and products are padded to 64 outputs), for
 sweeps all of x that an item uses, for the others both operands of every block, at the rate that
@@ -84,6 +84,14 @@ class Work:
     blocks: int
     feature_axis: int
     activations_cached: bool = False  # so that only weights pass through memory
+    used: tuple | None = None  # of the features, those that a stored block has; None: all
+
+    @property
+    def passing_features(self):
+        """Features whose activations pass through memory: read where they are used, written in any case."""
+        inputs, outputs = self.used or self.features
+        return {"fprop": inputs + self.features[1], "dx": self.features[0] + outputs,
+                "dw": inputs + outputs}[self.operation]
 
     @property
     def flops(self):
@@ -109,7 +117,8 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
     """
     bs, batch, size = work.block_size, work.batch, work.size
     weights = work.blocks * bs**2
-    activations = 0 if work.activations_cached else batch * sum(work.features)
+    features = sum(work.features) if tile.kernel == DENSE else work.passing_features
+    activations = 0 if work.activations_cached else batch * features
     dram = (activations + weights) * size / rates.dram
     if tile.kernel == DENSE:
         C, K = work.features

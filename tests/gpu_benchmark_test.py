@@ -172,6 +172,14 @@ def test_memory_limit_leaves_out_cached_activations():
     assert moved == [2 * (512 * (128 + 256) + 10 * 32**2), 2 * 10 * 32**2]
 
 
+@pytest.mark.parametrize("operation, features", [("fprop", 96 + 256), ("dx", 128 + 64),
+                                                 ("dw", 96 + 64)])
+def test_memory_limit_leaves_out_what_no_block_reads(operation, features):
+    seconds = gpu_limits.modelled_seconds(gpu_limits.Rates(dram=1.0),
+                                          work(operation=operation, used=(96, 64)), tile(cuda.SM80))
+    assert seconds == 2 * (512 * features + 10 * 32**2)
+
+
 def test_column_kernels_read_both_operands_of_every_block():
     slow_l2 = gpu_limits.Rates(l2_shared_2=1.0)
     read = gpu_limits.modelled_seconds(slow_l2, work(), tile(cuda.SM80))

@@ -155,7 +155,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.01, 0), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
         ((32, 0.01), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
-         ["sparse kernels", "suits", "tiles of the layout"]),
+         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((64, 0.5), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
         ((128, 0.1, 0), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
