@@ -8,6 +8,7 @@
 #include "cuda/choose_kernel.h"
 #include "cuda/dense/matmul.h"
 #include "cuda/error.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/matmul_workspace.h"
@@ -20,20 +21,6 @@
 
 namespace bsparse {
 namespace {
-
-bsparse_status get_device(bsparse_device* device) {
-  int id = 0, major = 0, minor = 0, sms = 0;
-  cudaError_t error = cudaGetDevice(&id);
-  const auto attribute = [&](int* value, cudaDeviceAttr which) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, which, id);
-  };
-  attribute(&major, cudaDevAttrComputeCapabilityMajor);
-  attribute(&minor, cudaDevAttrComputeCapabilityMinor);
-  attribute(&sms, cudaDevAttrMultiProcessorCount);
-  if (error != cudaSuccess) return check_cuda(error, "asking for the current device");
-  *device = {sms, 10 * major + minor};
-  return BSPARSE_OK;
-}
 
 bsparse_status check_request(const bsparse_tile_request& request, const bsparse_device& device) {
   bsparse_status status = check_dtype("dtype", request.dtype);

@@ -5,7 +5,7 @@
 
 #include <cuda_runtime.h>
 
-#include "cuda/kernel_table.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/ptx.cuh"
 
 namespace bsparse {

@@ -1,8 +1,6 @@
-// The kernels of every family, and how they are launched. A new family is added here.
+// The kernels of every family. A new one is added here.
 #ifndef BSPARSE_CUDA_KERNEL_TABLE_H_
 #define BSPARSE_CUDA_KERNEL_TABLE_H_
-
-#include <cuda_runtime.h>
 
 #include <cstdint>
 
@@ -39,22 +37,6 @@ Kernel find_matmul_dw(bsparse_kernel family, bsparse_dtype dtype,
 // The kernel that the plan of `args` was cut for, or a failure if there is none.
 bsparse_status find_planned_matmul(const bsparse_matmul_args& args, Kernel* kernel);
 bsparse_status find_planned_matmul_dw(const bsparse_matmul_dw_args& args, Kernel* kernel);
-
-// CTAs of a kernel that fit on one SM of the current device.
-bsparse_status get_ctas_per_sm(const Kernel& kernel, int32_t* ctas);
-
-bsparse_status get_multiprocessors(int32_t* count);
-
-// Clusters of so many CTAs of a kernel, one CTA an SM, that run at once on the current device.
-bsparse_status get_clusters(const Kernel& kernel, int32_t ctas, int32_t* clusters);
-
-// Whether the current device knows programmatic dependent launches, and their attribute.
-bool may_start_early();
-cudaLaunchAttribute early_start();
-
-// Launches a kernel that takes one struct of parameters, in clusters of `cluster` CTAs.
-bsparse_status launch(const Kernel& kernel, const char* name, dim3 ctas, void* params,
-                      cudaStream_t stream, int cluster = 1);
 
 }  // namespace bsparse
 

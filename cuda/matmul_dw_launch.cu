@@ -3,6 +3,7 @@
 
 #include "cuda/check.h"
 #include "cuda/error.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/kernel_table.h"
 #include "cuda/matmul_launch.h"
 #include "cuda/matmul_workspace.h"
@@ -159,10 +160,10 @@ bsparse_status check_small(const bsparse_matmul_dw_args& args, const Pairs& pair
 // Units of cells or blocks wherever they lie, dealt to as many CTAs as run at once.
 bsparse_status launch_small(const bsparse_matmul_dw_args& args, const Pairs& pairs,
                             const Kernel& kernel, float* partials, cudaStream_t stream) {
-  int32_t ctas = 0;
-  const bsparse_status status = get_multiprocessors(&ctas);
+  bsparse_device device;
+  const bsparse_status status = get_device(&device);
   if (status != BSPARSE_OK) return status;
-  ctas *= kSmallDwCtas;
+  int32_t ctas = device.sm_count * kSmallDwCtas;
   if (args.max_ctas > 0) ctas = std::min(ctas, args.max_ctas);
   SmallMatmulDwParams params{};
   for (size_t p = 0; p < pairs.size(); ++p) {
@@ -256,9 +257,10 @@ bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& p
   const int64_t tiles = int64_t{args.plan.num_items} * args.plan.batch_splits;
   if (tiles > INT32_MAX) return too_many_splits(args, args.plan.num_items);
   params.num_tiles = static_cast<uint32_t>(tiles);
-  int32_t ctas = 0;
-  status = get_multiprocessors(&ctas);
+  bsparse_device device;
+  status = get_device(&device);
   if (status != BSPARSE_OK) return status;
+  int32_t ctas = device.sm_count;
   if (args.max_ctas > 0) ctas = std::min(ctas, args.max_ctas);
   return launch(kernel, "launching a weight gradient",
                 static_cast<uint32_t>(std::min<int64_t>(tiles, ctas)), &params, stream);

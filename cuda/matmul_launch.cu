@@ -4,7 +4,7 @@
 
 #include "cuda/check.h"
 #include "cuda/error.h"
-#include "cuda/kernel_table.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/matmul_workspace.h"
 #include "cuda/sm80/policy.cuh"
 #include "cuda/support_kernels.h"

@@ -1,7 +1,7 @@
 // Blocks of float32 weights, of 8 and 16, in the order in which sweeps use them, rounded to TF32, and as operands lie
 // in registers.
 #include "cuda/early_launch.cuh"
-#include "cuda/kernel_table.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/ptx.cuh"
 #include "cuda/support_kernels.h"
 

@@ -1,6 +1,6 @@
 // Weight blocks of 8 to 32 in the order in which CTAs use them, and as operands lie in registers.
 #include "cuda/early_launch.cuh"
-#include "cuda/kernel_table.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm90/policy.cuh"
 #include "cuda/support_kernels.h"

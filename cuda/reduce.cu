@@ -3,6 +3,7 @@
 #include "cuda/dtype.cuh"
 #include "cuda/early_launch.cuh"
 #include "cuda/epilogue.cuh"
+#include "cuda/kernel_launch.h"
 #include "cuda/kernel_table.h"
 #include "cuda/support_kernels.h"
 #include "cuda/with_element.cuh"
