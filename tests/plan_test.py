@@ -1,4 +1,4 @@
-"""Plan inspection from Python; the planner itself is tested in cc/plan/plan_test.cc."""
+"""Plan inspection from Python; the planner itself is tested in cc/plan."""
 
 import pathlib
 import re

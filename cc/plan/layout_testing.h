@@ -52,6 +52,15 @@ inline TestLayout Shuffled(TestLayout layout, uint32_t seed) {
   return layout;
 }
 
+// Each block with probability `density`; the first `hubs` columns full. In no order.
+inline TestLayout RandomWithHubs(int32_t in_blocks, int32_t out_blocks, double density, int hubs,
+                                 uint32_t seed) {
+  std::mt19937 random(seed);
+  return Shuffled(LayoutWhere(in_blocks, out_blocks, [&](int32_t, int32_t k) {
+    return k < hubs || std::uniform_real_distribution<>(0, 1)(random) < density;
+  }), seed);
+}
+
 }  // namespace bsparse
 
 #endif  // BSPARSE_CC_PLAN_LAYOUT_TESTING_H_

@@ -28,7 +28,7 @@ typedef struct {
   int32_t num_splits, num_partials, num_entries;  // of a matmul plan
   int32_t num_packed, fullest_stage;             // likewise
   int32_t num_blocks, batch_splits;             // of a weight-gradient plan
-  int32_t ctas, chunks, whole_items;            // likewise, of tiles
+  int32_t ctas, chunks, whole_items;            // likewise
   const int32_t* tables;
   int64_t tables_size;                                 // in int32
   int64_t items_offset, entries_offset;  // entries: of a weight-gradient plan, its blocks
