@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytest.register_assert_rewrite("cuda_checks")
+pytest.register_assert_rewrite("cuda_checks", "pointwise_checks")
 
 # Some tests start processes of their own, which need a share of the GPU's memory.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -28,3 +28,11 @@ def kernels():
     import cuda_binding
 
     return cuda_binding.Kernels()
+
+
+@pytest.fixture(scope="module")
+def api():
+    """The same, as bare functions."""
+    import cuda_binding
+
+    return cuda_binding.load_api()

@@ -233,24 +233,24 @@ TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {
   EXPECT_EQ(plan.chunks(), longest);
 }
 
-TEST(MatmulPlan, TheDenseProductIsNotSplit) {
+PlanTarget DenseTarget() {
   PlanTarget dense;
   dense.sm_count = 132;
   dense.batch_tile = std::numeric_limits<int32_t>::max();
   dense.kernel = BSPARSE_DENSE;
+  return dense;
+}
+
+TEST(MatmulPlan, TheDenseProductIsNotSplit) {
   const TestLayout layout = RandomWithHubs(400, 60, 0.9, 2, 15);
-  const MatmulPlan plan(BlockIndex(layout.view(), false), 64, dense);
+  const MatmulPlan plan(BlockIndex(layout.view(), false), 64, DenseTarget());
   EXPECT_EQ(plan.num_items(), 60);
   EXPECT_EQ(plan.num_splits(), 0);
 }
 
 TEST(MatmulDwPlan, TheDenseProductListsBlocksByColumn) {
-  PlanTarget dense;
-  dense.sm_count = 132;
-  dense.batch_tile = std::numeric_limits<int32_t>::max();
-  dense.kernel = BSPARSE_DENSE;
   const TestLayout layout = RandomWithHubs(40, 60, 0.3, 2, 16);
-  const MatmulDwPlan plan(BlockIndex(layout.view(), false), 64, dense);
+  const MatmulDwPlan plan(BlockIndex(layout.view(), false), 64, DenseTarget());
   const int32_t* blocks = plan.tables().data() + plan.blocks_offset();
   for (int32_t b = 1; b < plan.num_blocks(); ++b) {
     EXPECT_GE(blocks[3 * b + 1], blocks[3 * b - 2]);
