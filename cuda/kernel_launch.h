@@ -1,5 +1,5 @@
 // The current device, how many CTAs of a kernel it runs at once, and launches. The driver is asked once for each
-// device and kernel: a question takes up to a microsecond of the host, of an op's few.
+// device and kernel, not by every op.
 #ifndef BSPARSE_CUDA_KERNEL_LAUNCH_H_
 #define BSPARSE_CUDA_KERNEL_LAUNCH_H_
 

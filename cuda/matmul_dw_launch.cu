@@ -354,14 +354,15 @@ bsparse_status launch_matmul_dw(const bsparse_matmul_dw_args& args, const Kernel
                            : is_union(args.plan.kernel)              ? &launch_columns
                                                                      : &launch_blocks;
   // What kernels see once activations have been turned round.
+  const bool turns = turns_pairs(args);
   bsparse_matmul_dw_args turned = args;
-  if (turns_pairs(args)) turned.feature_axis = 0;
+  if (turns) turned.feature_axis = 0;
   size_t first = 0;
   do {
     Pairs some = pairs_of_launch(pairs, first);
     bsparse_status status =
         args.plan.kernel == BSPARSE_SM80_SMALL ? check_small(args, some) : BSPARSE_OK;
-    if (status == BSPARSE_OK && turns_pairs(args)) status = turn_pairs(args, kernel, &some, stream);
+    if (status == BSPARSE_OK && turns) status = turn_pairs(args, kernel, &some, stream);
     if (status == BSPARSE_OK) status = launch_some(turned, some, kernel, partials, stream);
     if (status != BSPARSE_OK) return status;
     if (partials != nullptr) partials += floats / launches_of(args);

@@ -252,8 +252,8 @@ Kernel sm80_exact_matmul(int block_size, int feature_axis);
 Kernel sm80_exact_matmul_dw(int block_size);  // of up to 16; x and dy with features first
 Kernel sm80_exact_blocks_dw(int block_size, int feature_axis);  // of 32 and more
 
-// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more (dw of 64
-// and 128, with features first). No kernel for anything else.
+// The sm90 family: all blocks (dw of 32 and more, with features first of 16), in TF32 blocks of 16 and more (dw with
+// features first). No kernel for anything else.
 Kernel sm90_matmul_bf16(const MatmulVariant& variant);
 Kernel sm90_matmul_fp16(const MatmulVariant& variant);
 Kernel sm90_matmul_tf32(const MatmulVariant& variant);

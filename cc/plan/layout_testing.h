@@ -1,4 +1,4 @@
-// Layouts for the planner's tests.
+// Layouts and kernels for the planner's tests.
 #ifndef BSPARSE_CC_PLAN_LAYOUT_TESTING_H_
 #define BSPARSE_CC_PLAN_LAYOUT_TESTING_H_
 
@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "cc/plan/block_index.h"
+#include "cc/plan/matmul_plan.h"
+#include "cuda/bsparse_cuda.h"
 
 namespace bsparse {
 
@@ -59,6 +61,18 @@ inline TestLayout RandomWithHubs(int32_t in_blocks, int32_t out_blocks, double d
   return Shuffled(LayoutWhere(in_blocks, out_blocks, [&](int32_t, int32_t k) {
     return k < hubs || std::uniform_real_distribution<>(0, 1)(random) < density;
   }), seed);
+}
+
+// A kernel whose items are `ctas` unions of `columns` columns, of which `shared` neighbours share a product.
+inline PlanTarget UnionTarget(int32_t ctas, int32_t columns, int32_t shared) {
+  PlanTarget target;
+  target.sm_count = 132;
+  target.batch_tile = 256;
+  target.kernel = BSPARSE_SM90;
+  target.columns = columns * ctas;
+  target.cta_columns = columns;
+  target.shared_columns = shared;
+  return target;
 }
 
 }  // namespace bsparse

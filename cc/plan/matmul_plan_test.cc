@@ -23,18 +23,6 @@ MatmulPlan::Item ItemOf(const MatmulPlan& plan, int32_t i) {
   return {row[0], row[1], row[2], row[3]};
 }
 
-// A kernel whose items are `ctas` unions of 4 columns, of which neighbouring pairs share a product.
-PlanTarget UnionTarget(int32_t ctas) {
-  PlanTarget target;
-  target.sm_count = 132;
-  target.batch_tile = 256;
-  target.kernel = BSPARSE_SM90;
-  target.columns = 4 * ctas;
-  target.cta_columns = 4;
-  target.shared_columns = 2;
-  return target;
-}
-
 // A hub column of so many blocks beside columns of one.
 TestLayout Hub(int32_t blocks) {
   TestLayout layout{blocks, 16, {}};
@@ -136,13 +124,13 @@ TEST(MatmulPlan, EmptyColumnsAndEmptyLayouts) {
 }
 
 TEST(MatmulPlan, AUnionIsSplitOnlyIfThatPaysForAnotherKernel) {
-  PlanTarget large = UnionTarget(1);  // blocks of 128, whose entries take longer
+  PlanTarget large = UnionTarget(1, 4, 2);  // blocks of 128, whose entries take longer
   large.columns = large.cta_columns = large.shared_columns = 1;
   const TestLayout small_hub = Hub(20), hub = Hub(60);
   const BlockIndex small(small_hub.view(), false), long_column(hub.view(), false);
-  EXPECT_EQ(MatmulPlan(small, 256, UnionTarget(1)).num_splits(), 0);
+  EXPECT_EQ(MatmulPlan(small, 256, UnionTarget(1, 4, 2)).num_splits(), 0);
   EXPECT_EQ(MatmulPlan(small, 256, large).num_splits(), 1);
-  EXPECT_EQ(MatmulPlan(long_column, 256, UnionTarget(1)).num_splits(), 1);
+  EXPECT_EQ(MatmulPlan(long_column, 256, UnionTarget(1, 4, 2)).num_splits(), 1);
 }
 
 TEST(MatmulPlan, RoundsGiveEveryCtaWhatItsColumnsUse) {
@@ -151,7 +139,7 @@ TEST(MatmulPlan, RoundsGiveEveryCtaWhatItsColumnsUse) {
   constexpr int32_t kWords = 8;
   for (const int32_t ctas : {1, 2, 4, 8}) {
     for (const int64_t batch : {64, 8192}) {
-      const MatmulPlan plan(index, batch, UnionTarget(ctas));
+      const MatmulPlan plan(index, batch, UnionTarget(ctas, 4, 2));
       ASSERT_EQ(plan.entry_words(), kWords * ctas);
       const int32_t* entries = plan.tables().data() + plan.entries_offset();
       const int32_t* groups = plan.tables().data() + plan.groups_offset();
@@ -214,7 +202,7 @@ TEST(MatmulPlan, OfStreamsHasListsForAllSlots) {
 TEST(MatmulDwPlan, ItemsHoldBlocksOfOneColumn) {
   const TestLayout layout = RandomWithHubs(60, 45, 0.3, 2, 14);
   const BlockIndex index(layout.view(), false);
-  PlanTarget target = UnionTarget(2);
+  PlanTarget target = UnionTarget(2, 4, 2);
   target.cta_columns = target.columns;
   const MatmulDwPlan plan(index, /*batch=*/8192, target);
   const int32_t* items = plan.tables().data() + plan.items_offset();

@@ -21,13 +21,7 @@ struct Units {
 };
 
 PlanTarget Target(const Units& units, int32_t ctas) {
-  PlanTarget target;
-  target.sm_count = 132;
-  target.batch_tile = 256;
-  target.kernel = BSPARSE_SM90;
-  target.columns = 8 * ctas;
-  target.cta_columns = 8;
-  target.shared_columns = 4;
+  PlanTarget target = UnionTarget(ctas, 8, 4);
   target.entry_blocks = units.entry_blocks;
   target.column_blocks = units.column_blocks;
   target.packed = 1;
