@@ -5,15 +5,18 @@
 Three models of the same depth: BlockSparseDense of the given width, Dense of that width, and Dense
 of about as many parameters. bfloat16 activations, float32 weights (Keras's mixed_bfloat16), SGD.
 Also the time of the products alone, in the same number and shapes, and so the share of the step
-that is spent elsewhere. Medians of steps timed on the host after a synchronisation.
+that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --kernels also what
+each kernel adds to a step, by TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import pathlib
 import time
 
+import gpu_profile
 import keras
 import numpy as np
 import tensorflow as tf
@@ -73,6 +76,16 @@ def products_alone(matmul, depth, batch):
     return step
 
 
+def print_kernels(kernels, step_seconds):
+    """The longest ones, and sums of ours and of others; what they leave of the step the GPU waits."""
+    ours = sum(seconds for name, seconds in kernels.items() if name.startswith("bsparse::"))
+    busy = sum(kernels.values())
+    print(f"{'':>6} ours {ours * 1e3:.2f} ms, others {(busy - ours) * 1e3:.2f} ms, none "
+          f"{max(0.0, step_seconds - busy) * 1e3:.2f} ms")
+    for name, seconds in itertools.islice(kernels.items(), 12):
+        print(f"{seconds * 1e6:>16.0f} us  {name}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,6 +95,7 @@ def main():
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--block-sizes", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--kernels", action="store_true", help="what each kernel adds")
     parser.add_argument("--output", help="JSON file to write")
     options = parser.parse_args()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
@@ -95,6 +109,9 @@ def main():
             row["products_seconds"] = products
             line += f"   products alone {products * 1e3:.2f} ms, elsewhere {1 - products / seconds:.0%}"
         print(line, flush=True)
+        if options.kernels:
+            row["kernel_seconds"] = gpu_profile.kernel_seconds(step)
+            print_kernels(row["kernel_seconds"], seconds)
         rows.append(row)
 
     width = options.width

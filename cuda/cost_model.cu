@@ -71,8 +71,8 @@ constexpr Rates kMatmulTf32[5][2] = {
 constexpr Rates kMatmulDwTilesTf32[5][2] = {
     {{{54, 66, 66}}, {{47, 56, 56}}},
     {{{78, 105, 106}}, {{75, 86, 86}}},
-    {{{94, 168, 170}}, {{99, 134, 137}}},
-    {{{110, 163, 165}}, {{95, 126, 128}}},
+    {{{94, 168, 190}}, {{99, 134, 137}}},
+    {{{110, 163, 190}}, {{95, 126, 128}}},
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
 // With features first, on an H200. Blocks of 16 and 32: at 0.01, above which tiles are chosen soon.
@@ -87,9 +87,8 @@ constexpr double kMatmulDwTf32x3[5] = {5, 13, 26, 42, 46};
 constexpr double kMatmulFloat32[5] = {35, 38, 38, 38, 38};
 constexpr double kMatmulDwFloat32[5] = {18, 23, 32, 34, 36};
 constexpr double kDense16 = 750, kDenseFloat32 = 50;
-// [fprop and dx, dw][feature axis]. Where both operands lie across the sum cuBLAS is slower in TF32: dw with features
-// last, and fprop with features first, of which and dx this is the mean.
-constexpr double kDenseTf32[2][2] = {{330, 400}, {356, 256}};
+// In TF32, of operands of which at least one lies along the sum (dense/matmul.cu turns those round that do not).
+constexpr double kDenseTf32 = 400, kDenseDwTf32 = 356;
 
 // Bytes a second that streams take out of L2, by block size (docs/kernel-notes.md, 8192 x 8192 at a density of 0.25).
 constexpr double kStreamRate16[5] = {1.1e13, 8e12, 8e12, 8e12, 8e12};
@@ -202,7 +201,7 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kern
   const int axis = request.feature_axis == 1 ? 1 : 0;
   const double dense_rate =
       request.dtype != BSPARSE_FLOAT32                 ? kDense16
-      : request.float32_math == BSPARSE_FLOAT32_TF32 ? kDenseTf32[request.is_dw ? 1 : 0][axis]
+      : request.float32_math == BSPARSE_FLOAT32_TF32 ? (request.is_dw ? kDenseDwTf32 : kDenseTf32)
                                                        : kDenseFloat32;
   const double size = static_cast<double>(element_size(request.dtype));
   const double bs = request.block_size;
@@ -217,7 +216,12 @@ ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kern
   const double blocks_seconds = density * elements * size / kMemoryRate;
   const double activations_seconds =
       (request.in_blocks + request.out_blocks) * bs * size * request.batch / kMemoryRate;
-  const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) +
+  // What dense/matmul.cu turns round in TF32: blocks of fprop with features first, x or dy with features last.
+  const bool tf32 = request.dtype == BSPARSE_FLOAT32 && request.float32_math == BSPARSE_FLOAT32_TF32;
+  double turned_seconds = 0.0;
+  if (tf32 && !request.is_dw && axis == 0) turned_seconds = 2.0 * blocks_seconds;
+  if (tf32 && request.is_dw && axis == 1) turned_seconds = activations_seconds;
+  const double dense = std::max(flops / (dense_rate * 1e12), activations_seconds) + turned_seconds +
                        (dense_bytes + sums_bytes) / kMemoryRate + kLaunch + kDenseLaunches;
   double kernel_seconds = density * flops / (sparse_rate(request, family, row) * 1e12);
   if (family == BSPARSE_SM90_SWEEP) kernel_seconds = sweep_seconds(request);

@@ -90,6 +90,14 @@ def test_dense_matrices_of_any_shape(kernels, mode, block_size, transpose):
                      density=density, tile=dense_tile())
 
 
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_dense_matrices_of_blocks_turned_round(kernels, block_size):
+    """Hopper's TF32 products of large batches with features first."""
+    for seed, batch in enumerate((512, 515)):
+        check_matmul(kernels, "tf32", block_size, 0, False, batch, seed=seed, shape=(9, 14), density=0.6,
+                     use_bias=seed > 0, misaligned=seed > 0, tile=dense_tile())
+
+
 def test_a_split_plan_does_not_go_by_the_dense_matrix(kernels):
     layout = np.ones((4, 4), bool)
     x, w = (torch.ones(shape, device="cuda") for shape in ((32, 32), (16, 8, 8)))

@@ -114,6 +114,16 @@ def test_weight_gradients_by_dense_matrices_of_any_shape(kernels, mode, block_si
                                 tile=dense_tile())
 
 
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_weight_gradients_by_dense_matrices_of_activations_turned_round(kernels, block_size):
+    """Hopper's TF32 products of many features, last: of x and dy the one that has fewer."""
+    many = 1024 // block_size + 1
+    for seed, shape in enumerate(((3, many), (many, 3))):
+        check_matmul_dw(kernels, "tf32", block_size, 1, 77, seed=seed, shape=shape, misaligned=seed > 0,
+                        tile=dense_tile())
+        check_list_of_pairs(kernels, "tf32", block_size, 1, (40, 3, 24), seed=seed, shape=shape, tile=dense_tile())
+
+
 @pytest.mark.parametrize("mode, block_size", list(itertools.product(MODES, BLOCK_SIZES)))
 def test_what_a_gate_shuts_out_does_not_reach_dw(kernels, mode, block_size):
     """NaN in the dense gradient, under blocks whose gate is 0; with dw at a multiple of 8 bytes only,

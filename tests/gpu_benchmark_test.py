@@ -13,6 +13,7 @@ import cuda_binding as cuda  # noqa: E402
 import gpu_layouts  # noqa: E402
 import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
+import gpu_profile  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
 
@@ -298,3 +299,26 @@ def test_picture_shows_the_newest_run_of_a_cell():
     assert {row["density"]: row["seconds"] for row in found} == {"half": 3, "all": 2}
     with pytest.raises(SystemExit, match="same device; got H100 and H200"):
         gpu_matmul_plot.newest_rows([result("H100", half=1), result("H200", half=3)])
+
+
+# Profiles of steps.
+
+
+def test_a_moment_counts_for_the_kernel_that_ends_first():
+    waits_for_the_one_before = (40, 140, "b")
+    inside_another = (210, 220, "c")
+    events = [waits_for_the_one_before, (0, 100, "a"), (200, 250, "a"), inside_another]
+    assert list(gpu_profile.time_added(events).items()) == [("a", 140), ("b", 40), ("c", 10)]
+
+
+def test_profiles_name_kernels_without_their_arguments():
+    space = gpu_profile.xplane_pb2.XSpace()
+    plane = space.planes.add(name="/device:GPU:0")
+    names = ("void bsparse::(anonymous namespace)::pack<8, true>(bsparse::Pack)", "MemcpyD2H")
+    for number, name in enumerate(names):
+        plane.event_metadata[number].name = name
+    for name in ("Stream #13(Compute)", "XLA Ops"):  # the second line repeats the first
+        line = plane.lines.add(name=name, timestamp_ns=5)
+        for number in range(len(names)):
+            line.events.add(metadata_id=number, offset_ps=10 * number, duration_ps=7)
+    assert list(gpu_profile.events([space])) == [(5000, 5007, "bsparse::pack"), (5010, 5017, "MemcpyD2H")]

@@ -9,6 +9,7 @@
 #include "cc/kernels/gpu_context.h"
 #include "cc/kernels/gpu_launch.h"
 #include "cc/kernels/gpu_status.h"
+#include "cc/kernels/plan_memo.h"
 #include "cc/kernels/product_ops.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -31,16 +32,8 @@ class MatmulGpuOp final : public MatmulOpBase {
   absl::Status Run(OpKernelContext* ctx, const Call& call) const override {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
-    PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
-        *api,
-        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/false,
-         Float32Math(attrs_.precision), call.gate != nullptr,
-         IsAligned(call.x) && IsAligned(call.y) && IsAligned(call.residual),
-         transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
-         transpose_ ? attrs_.in_blocks : attrs_.out_blocks, call.plans->statistics(transpose_, attrs_.block_size)},
-        &target)));
-    const auto plan = call.plans->matmul_plan(transpose_, call.batch, target);
+    std::shared_ptr<const MatmulPlan> plan;
+    TF_RETURN_IF_ERROR(FindPlan(*api, call, &plan));
     void* const stream = Stream(ctx);
     Tensor tables;
     TF_RETURN_IF_ERROR(FindDeviceTables(ctx, *api, plan, plan->tables(), stream, &tables));
@@ -69,6 +62,29 @@ class MatmulGpuOp final : public MatmulOpBase {
     return scratch.Resolve(LaunchMatmul(*api, args, weight_dtype, call.w->dim_size(0),
                                         scratch.Allocator(), stream));
   }
+
+ private:
+  absl::Status FindPlan(const bsparse_cuda_api& api, const Call& call,
+                        std::shared_ptr<const MatmulPlan>* plan) const {
+    const PlanRequest request = {call.plans, call.batch, Float32Math(attrs_.precision), call.gate != nullptr,
+                                 IsAligned(call.x) && IsAligned(call.y) && IsAligned(call.residual)};
+    const auto choose = [&](std::shared_ptr<const MatmulPlan>* chosen) {
+      PlanTarget target;
+      const GpuStatus status = GetPlanTarget(
+          api,
+          {dtype_, attrs_.block_size, attrs_.feature_axis, request.batch, /*is_dw=*/false,
+           request.float32_math, request.gated, request.aligned,
+           transpose_ ? attrs_.out_blocks : attrs_.in_blocks,
+           transpose_ ? attrs_.in_blocks : attrs_.out_blocks,
+           call.plans->statistics(transpose_, attrs_.block_size)},
+          &target);
+      if (status.ok()) *chosen = call.plans->matmul_plan(transpose_, request.batch, target);
+      return status;
+    };
+    return ToStatus(memo_.Find(request, choose, plan));
+  }
+
+  mutable PlanMemo<MatmulPlan> memo_;
 };
 
 class MatmulDwGpuOp final : public MatmulDwOpBase {
@@ -79,15 +95,8 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
   absl::Status Run(OpKernelContext* ctx, const Call& call) const override {
     const bsparse_cuda_api* api;
     TF_RETURN_IF_ERROR(FindCudaLibrary(&api));
-    PlanTarget target;
-    TF_RETURN_IF_ERROR(ToStatus(GetPlanTarget(
-        *api,
-        {dtype_, attrs_.block_size, attrs_.feature_axis, call.batch, /*is_dw=*/true,
-         Float32Math(attrs_.precision), call.gate != nullptr, AllAligned(call.pairs),
-         attrs_.in_blocks, attrs_.out_blocks, call.plans->statistics(/*transpose=*/false, attrs_.block_size),
-         static_cast<int>(call.pairs.size())},
-        &target)));
-    const auto plan = call.plans->matmul_dw_plan(call.batch, target);
+    std::shared_ptr<const MatmulDwPlan> plan;
+    TF_RETURN_IF_ERROR(FindPlan(*api, call, &plan));
     void* const stream = Stream(ctx);
     Tensor tables;
     TF_RETURN_IF_ERROR(FindDeviceTables(ctx, *api, plan, plan->tables(), stream, &tables));
@@ -115,12 +124,33 @@ class MatmulDwGpuOp final : public MatmulDwOpBase {
   }
 
  private:
+  absl::Status FindPlan(const bsparse_cuda_api& api, const Call& call,
+                        std::shared_ptr<const MatmulDwPlan>* plan) const {
+    const PlanRequest request = {call.plans, call.batch, Float32Math(attrs_.precision), call.gate != nullptr,
+                                 AllAligned(call.pairs)};
+    const auto choose = [&](std::shared_ptr<const MatmulDwPlan>* chosen) {
+      PlanTarget target;
+      const GpuStatus status = GetPlanTarget(
+          api,
+          {dtype_, attrs_.block_size, attrs_.feature_axis, request.batch, /*is_dw=*/true,
+           request.float32_math, request.gated, request.aligned, attrs_.in_blocks, attrs_.out_blocks,
+           call.plans->statistics(/*transpose=*/false, attrs_.block_size),
+           static_cast<int>(call.pairs.size())},
+          &target);
+      if (status.ok()) *chosen = call.plans->matmul_dw_plan(request.batch, target);
+      return status;
+    };
+    return ToStatus(memo_.Find(request, choose, plan));
+  }
+
   bool AllAligned(absl::Span<const Pair> pairs) const {
     return absl::c_all_of(pairs, [this, pairs](const Pair& pair) {
       return BatchIsAligned(pair.batch, static_cast<int>(pairs.size()), attrs_.feature_axis) &&
              IsAligned(pair.x) && IsAligned(pair.dy);
     });
   }
+
+  mutable PlanMemo<MatmulDwPlan> memo_;
 };
 
 REGISTER_KERNEL_BUILDER(

@@ -120,7 +120,7 @@ void MatmulOpBase::Compute(OpKernelContext* ctx) {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &call.y));
   }
   if (call.y->NumElements() == 0) return;
-  call.plans = plans.get();
+  call.plans = std::move(plans);
   call.batch = BatchOf(Dims(x.shape()), attrs_.feature_axis);
   call.x = &x;
   call.w = &ctx->input(1);
@@ -179,7 +179,7 @@ void MatmulDwOpBase::Compute(OpKernelContext* ctx) {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &call.dw));
   }
   if (call.dw->NumElements() == 0) return;
-  call.plans = plans.get();
+  call.plans = std::move(plans);
   for (int p = 0; p < num_pairs_; ++p) {
     const Tensor& x = ctx->input(inputs.x(p));
     const int64_t batch = BatchOf(Dims(x.shape()), attrs_.feature_axis);

@@ -41,7 +41,7 @@ class MatmulOpBase : public tensorflow::OpKernel {
 
  protected:
   struct Call {
-    const LayoutPlans* plans;
+    std::shared_ptr<const LayoutPlans> plans;
     int64_t batch;
     const tensorflow::Tensor* x;
     const tensorflow::Tensor* w;
@@ -80,7 +80,7 @@ class MatmulDwOpBase : public tensorflow::OpKernel {
     int64_t batch;
   };
   struct Call {
-    const LayoutPlans* plans;
+    std::shared_ptr<const LayoutPlans> plans;
     absl::InlinedVector<Pair, 1> pairs;
     int64_t batch;  // of all pairs
     const tensorflow::Tensor* gate;    // or null

@@ -10,7 +10,10 @@
 #include "cuda/early_launch.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/error.h"
+#include "cuda/kernel_launch.h"
 #include "cuda/matmul_launch.h"
+#include "cuda/matmul_workspace.h"
+#include "cuda/support_kernels.h"
 #include "cuda/with_element.cuh"
 
 namespace bsparse {
@@ -25,13 +28,30 @@ unsigned grid_for(int64_t elements) {
 
 size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
+// In TF32 on Hopper cuBLAS takes 1.4 to 1.6 times as long where both operands lie across the sum. These are the
+// products from which on it pays to turn one round (docs/kernel-notes.md).
+constexpr int64_t kTurnedBatch = 512;      // of the stored blocks
+constexpr int64_t kTurnedFeatures = 1024;  // of x or dy: the other one's
+
+template <class Args>
+bool minds_rows_across_sum(const Args& args) {
+  bsparse_device device;
+  return args.dtype == BSPARSE_FLOAT32 && args.float32_math == BSPARSE_FLOAT32_TF32 &&
+         get_device(&device) == BSPARSE_OK && device.compute_capability == 90;
+}
+
+bool turns_blocks(const bsparse_matmul_args& args) {
+  return args.feature_axis == 0 && args.transpose == 0 && args.plan.num_blocks > 0 &&
+         args.batch >= kTurnedBatch && minds_rows_across_sum(args);
+}
+
 template <class Args>
 DenseMatrix matrix_in_workspace(const Args& args, bool transposed, bsparse_dtype dtype) {
   return {args.in_blocks, args.out_blocks, args.block_size, transposed, dtype, args.workspace};
 }
 
 DenseMatrix matrix_of(const bsparse_matmul_args& args) {
-  return matrix_in_workspace(args, args.transpose != 0, args.dtype);
+  return matrix_in_workspace(args, args.transpose != 0 || turns_blocks(args), args.dtype);
 }
 
 // The gradient: float32 where sums of several pairs meet in it.
@@ -58,6 +78,10 @@ size_t sums_bytes(const bsparse_matmul_args& args) {
   return needs_sums(args) ? round_up(static_cast<size_t>(args.batch) * args.out_blocks *
                                      args.block_size * sizeof(float))
                           : 0;
+}
+
+size_t turned_blocks_bytes(const bsparse_matmul_args& args) {
+  return turns_blocks(args) ? round_up(weight_bytes(args)) : 0;
 }
 
 // y = activation(sums + bias) + residual, all (batch, features) or (features, batch); `sums` or
@@ -105,10 +129,58 @@ bsparse_status multiply(const bsparse_matmul_args& args, DenseProduct product, f
   return check_cuda(cudaGetLastError(), "adding a bias or a residual");
 }
 
+// The stored blocks, at their places in the matrix.
+bsparse_status fill_matrix(const bsparse_matmul_args& args, const DenseMatrix& matrix, void* turned_blocks,
+                           cudaStream_t stream) {
+  const void* w = args.w;
+  if (turns_blocks(args)) {
+    const ArrangeBlocks turn = {static_cast<const float*>(args.w), static_cast<float*>(turned_blocks),
+                                args.plan.num_blocks, args.block_size, /*transpose=*/true,
+                                /*interleave=*/false};
+    const bsparse_status status = check_cuda(launch_arrange_blocks(turn, stream), "turning weights round");
+    if (status != BSPARSE_OK) return status;
+    w = turned_blocks;
+  }
+  return check_cuda(launch_expand_blocks(matrix, args.plan, w, stream), "making a matrix dense");
+}
+
+enum class Turned { kNone, kX, kDy };
+
+// The smaller one.
+Turned turned_of_pair(const bsparse_matmul_dw_args& args) {
+  if (args.feature_axis == 0 || !minds_rows_across_sum(args)) return Turned::kNone;
+  const int64_t larger = int64_t{std::max(args.in_blocks, args.out_blocks)} * args.block_size;
+  if (larger < kTurnedFeatures) return Turned::kNone;
+  return args.in_blocks <= args.out_blocks ? Turned::kX : Turned::kDy;
+}
+
+int64_t turned_features(const bsparse_matmul_dw_args& args) {
+  return int64_t{std::min(args.in_blocks, args.out_blocks)} * args.block_size;
+}
+
+// One pair's at a time.
+size_t turned_pair_bytes(const bsparse_matmul_dw_args& args) {
+  if (turned_of_pair(args) == Turned::kNone) return 0;
+  int64_t row = 0;
+  for (const bsparse_dw_pair& pair : filled_pairs(args)) row = std::max(row, turned_row(pair.batch));
+  return round_up(static_cast<size_t>(turned_features(args) * row) * element_size(args.dtype));
+}
+
+// x or dy of `pair` as an operand of `product`, turned round in `to`, or both as they are.
+bsparse_status turn_pair(const bsparse_matmul_dw_args& args, const bsparse_dw_pair& pair, void* to,
+                         DenseProduct* product, cudaStream_t stream) {
+  const Turned turned = turned_of_pair(args);
+  if (turned == Turned::kNone) return BSPARSE_OK;
+  const int64_t row = turned_row(pair.batch);
+  const Turn turn = {turned == Turned::kX ? pair.x : pair.dy, to, pair.batch, turned_features(args), row};
+  (turned == Turned::kX ? product->b : product->a) = {to, row, turned == Turned::kDy};
+  return check_cuda(launch_turn_floats({{turn}, 1}, stream), "turning x or dy round");
+}
+
 }  // namespace
 
 size_t dense_matmul_workspace(const bsparse_matmul_args& args) {
-  return matrix_of(args).bytes() + sums_bytes(args) + kCublasWorkspaceBytes;
+  return matrix_of(args).bytes() + sums_bytes(args) + kCublasWorkspaceBytes + turned_blocks_bytes(args);
 }
 
 bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t stream) {
@@ -118,14 +190,14 @@ bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t
                 args.plan.num_items, args.out_blocks);
   }
   const DenseMatrix matrix = matrix_of(args);
-  const bsparse_status status = check_cuda(launch_expand_blocks(matrix, args.plan, args.w, stream),
-                                           "making a matrix dense");
+  char* const sums = workspace_behind(matrix);
+  char* const cublas_workspace = sums + sums_bytes(args);
+  const bsparse_status status =
+      fill_matrix(args, matrix, cublas_workspace + kCublasWorkspaceBytes, stream);
   if (status != BSPARSE_OK) return status;
 
   const int64_t in = int64_t{args.in_blocks} * args.block_size;
   const int64_t out = int64_t{args.out_blocks} * args.block_size;
-  char* const sums = workspace_behind(matrix);
-  void* const cublas_workspace = sums + sums_bytes(args);
   DenseProduct product{};
   product.dtype = args.dtype;
   product.float32_math = args.float32_math;
@@ -150,7 +222,7 @@ bsparse_status launch_dense_matmul(const bsparse_matmul_args& args, cudaStream_t
 }
 
 size_t dense_matmul_dw_workspace(const bsparse_matmul_dw_args& args) {
-  return matrix_of(args).bytes() + kCublasWorkspaceBytes;
+  return matrix_of(args).bytes() + kCublasWorkspaceBytes + turned_pair_bytes(args);
 }
 
 bsparse_status launch_dense_matmul_dw(const bsparse_matmul_dw_args& args, cudaStream_t stream) {
@@ -160,6 +232,7 @@ bsparse_status launch_dense_matmul_dw(const bsparse_matmul_dw_args& args, cudaSt
     return fail(BSPARSE_INVALID_ARGUMENT, "plan.kernel is %d; it takes no empty batch", BSPARSE_DENSE);
   }
   const bool features_last = args.feature_axis == 1;
+  char* const cublas_workspace = workspace_behind(matrix);
   DenseProduct product{};
   product.dtype = args.dtype;
   product.out_dtype = matrix.dtype;
@@ -171,7 +244,8 @@ bsparse_status launch_dense_matmul_dw(const bsparse_matmul_dw_args& args, cudaSt
     product.k = pair.batch;
     product.a = {pair.dy, features_last ? matrix.columns() : pair.batch, !features_last};
     product.b = {pair.x, features_last ? matrix.rows() : pair.batch, features_last};
-    const bsparse_status status = launch_dense_product(product, workspace_behind(matrix), stream);
+    bsparse_status status = turn_pair(args, pair, cublas_workspace + kCublasWorkspaceBytes, &product, stream);
+    if (status == BSPARSE_OK) status = launch_dense_product(product, cublas_workspace, stream);
     if (status != BSPARSE_OK) return status;
     product.accumulates = true;
   }
