@@ -1,11 +1,12 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
 The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that
-these come in, and every byte that is used once through memory; of sweeps also reads of shared memory, where every
-block finds its x and, for every batch tile, its weights. L2 reads are for union tiles the x tiles that
-the CTAs of an item read, and those that they are sent (and products are padded to 64 outputs), for
-sweeps all of x that an item uses, for the others both operands of every block, at the rate that
-sharing neighbours see. The dense product is bound by the tensor cores.
+these come in, and every byte that is used once through memory; of sweeps also reads of shared
+memory, where every block finds its x and, for every batch tile, its weights; of tiles of dw what is
+written there, and x or dy of every block (the other one it may share with a neighbour). L2 reads are
+for union tiles the x tiles that the CTAs of an item read, and those that they are sent (and products
+are padded to 64 outputs), for sweeps all of x that an item uses, for the others both operands of
+every block, at the rate that sharing neighbours see. The dense product is bound by the tensor cores.
 
 The Hopper kernels, streams and dw among them, leave their reading to copy engines (TMA), which take
 boxes row by row. Rows of 32 bytes and less, such as a block of 16 and a batch entry with features
@@ -140,8 +141,9 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         chunk = 128 * batch
         inputs, outputs = (int(entries[:, i].sum()) for i in (0, 1))
         read = (inputs / ctas + outputs) * chunk / rates.l2
-        delivered = (inputs + outputs) * chunk / rates.delivered(ctas)
-        return max(work.flops / rates.mma_sync(work.dtype), read, delivered, dram)
+        taken = (inputs + outputs) * chunk
+        operands = (work.blocks * max(1, tile.block_cells) * batch * bs * size + taken) / rates.shared
+        return max(work.flops / rates.mma_sync(work.dtype), read, taken / rates.delivered(ctas), operands, dram)
     if tile.kernel == SM90_SWEEP:
         stages = entries.reshape(-1, tile.columns // tile.cta_columns, SWEEP_STAGE_WORDS)
         box_bytes = SWEEP_BOX_ROW_BYTES * batch

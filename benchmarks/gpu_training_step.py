@@ -5,8 +5,9 @@
 Three models of the same depth: BlockSparseDense of the given width, Dense of that width, and Dense
 of about as many parameters. bfloat16 activations, float32 weights (Keras's mixed_bfloat16), SGD.
 Also the time of the products alone, in the same number and shapes, and so the share of the step
-that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --kernels also what
-each kernel adds to a step, by TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
+that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --xla all of it is
+compiled by XLA, as Keras does by itself on a GPU. With --kernels also what each kernel adds to a step, by
+TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
 """
 
 import argparse
@@ -39,13 +40,13 @@ def median_seconds(step, repeats):
     return float(np.median(times))
 
 
-def training_step(layers, batch, width):
+def training_step(layers, batch, width, xla):
     model = keras.Sequential([keras.Input((width,)), *layers])
     optimizer = keras.optimizers.SGD(1e-3)
     optimizer.build(model.trainable_variables)
     x = tf.random.normal([batch, width], dtype=tf.bfloat16)
 
-    @tf.function(jit_compile=False)
+    @tf.function(jit_compile=xla)
     def step():
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(tf.cast(model(x, training=True), tf.float32)))
@@ -56,12 +57,12 @@ def training_step(layers, batch, width):
     return step, model.count_params()
 
 
-def products_alone(matmul, depth, batch):
+def products_alone(matmul, depth, batch, xla):
     """The fprop, dx and dw of `depth` layers but for the first one's dx."""
     x = tf.random.normal([batch, matmul.C], dtype=tf.bfloat16)
     w = tf.Variable(tf.random.normal(matmul.w_shape))
 
-    @tf.function(jit_compile=False)
+    @tf.function(jit_compile=xla)
     def step():
         total = 0.0
         for layer in range(depth):
@@ -95,6 +96,7 @@ def main():
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--block-sizes", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--xla", action="store_true", help="compile the steps by XLA")
     parser.add_argument("--kernels", action="store_true", help="what each kernel adds")
     parser.add_argument("--output", help="JSON file to write")
     options = parser.parse_args()
@@ -120,15 +122,15 @@ def main():
         layout = layouts.random(blocks, density=options.density, seed=0)
         layers = [BlockSparseDense(width, block_size=block_size, layout=layout, activation="relu")
                   for _ in range(options.depth)]
-        step, parameters = training_step(layers, options.batch, width)
+        step, parameters = training_step(layers, options.batch, width, options.xla)
         matmul = BlocksparseMatMul(layout, block_size=block_size)
-        products = median_seconds(products_alone(matmul, options.depth, options.batch),
+        products = median_seconds(products_alone(matmul, options.depth, options.batch, options.xla),
                                   options.repeats)
         report(f"block-sparse {width}, block {block_size}", step, parameters, products)
     narrow = int(round(width * options.density**0.5 / 8) * 8)
     for name, size in ((f"dense {width}", width), (f"dense {narrow} (equal parameters)", narrow)):
         layers = [keras.layers.Dense(size, activation="relu") for _ in range(options.depth)]
-        report(name, *training_step(layers, options.batch, size))
+        report(name, *training_step(layers, options.batch, size, options.xla))
     if options.output:
         device = tf.config.experimental.get_device_details(
             tf.config.list_physical_devices("GPU")[0])["device_name"]

@@ -55,7 +55,8 @@ int32_t batch_ranges(bsparse_kernel family, const bsparse_tile_request& request)
   if (!is_union(family)) return 1;
   const int64_t bytes = request.batch * (int64_t{request.in_blocks} + request.out_blocks) *
                         request.block_size * static_cast<int64_t>(element_size(request.dtype));
-  return static_cast<int32_t>(dw_ranges(request.block_size, request.feature_axis, bytes));
+  return static_cast<int32_t>(dw_ranges(request.block_size, static_cast<int>(element_size(request.dtype)),
+                                        request.feature_axis, bytes));
 }
 
 // `ctas`: that fit on one SM.
@@ -81,8 +82,8 @@ bsparse_tile make_tile(bsparse_kernel family, const Kernel& kernel,
   if (request.is_dw != 0) {
     const int32_t blocks =
         family == BSPARSE_SM90
-            ? wanted_dw_item_blocks(request.block_size, request.feature_axis,
-                                    request.density * request.in_blocks)
+            ? wanted_dw_item_blocks(request.block_size, static_cast<int>(element_size(request.dtype)),
+                                    request.feature_axis, request.density * request.in_blocks)
             : kernel.columns;
     return {family, kernel.depth, ctas * kernel.blocks_per_cta, blocks, blocks,
             batch_ranges(family, request), 1, 1, 0, 0, 0, 0};

@@ -42,17 +42,17 @@ struct Line {
 };
 struct SmallBlocks {
   Line sweep[2];   // over the density: by normal tiles their maximum
-  Line wide;       // by wide ones
+  Line wide[2];    // by wide ones [feature axis]
   Line unions[2];  // over their own density, as it is estimated (cc/plan/union_density). [feature axis]
   float densest_sweep;  // above which nothing was measured, or the dense matrix is faster
 };
 constexpr SmallBlocks kSmallBlocks16[2] = {
     {{{160, 4600}, {100, 6050}}, {}, {{136, 1407}, {232, 1377}}, 0.2f},
-    {{{175, 2750}, {120, 3400}}, {130, 3800}, {{81, 1745}, {120, 2066}}, 0.2f},
+    {{{175, 2750}, {120, 3400}}, {{145, 2900}, {95, 5000}}, {{81, 1745}, {120, 2066}}, 0.2f},
 };
 constexpr SmallBlocks kSmallBlocksTf32[2] = {
-    {{{190, 11900}, {}}, {200, 13500}, {}, 0.2f},  // no union tiles
-    {{{280, 7200}, {}}, {230, 7300}, {{135, 4750}, {185, 4500}}, 0.3f},
+    {{{190, 11900}, {}}, {{200, 13500}, {200, 13500}}, {}, 0.2f},  // no union tiles
+    {{{280, 7200}, {}}, {{230, 7300}, {215, 7300}}, {{135, 4750}, {185, 4500}}, 0.3f},
 };
 constexpr Rates kMatmulDw16[5][2] = {
     {{{102, 115, 120}}, {{102, 115, 120}}},
@@ -75,9 +75,13 @@ constexpr Rates kMatmulDwTilesTf32[5][2] = {
     {{{110, 163, 190}}, {{95, 126, 128}}},
     {{{148, 201, 205}}, {{109, 145, 148}}},
 };
-// With features first, on an H200. Blocks of 16 and 32: at 0.01, above which tiles are chosen soon.
-constexpr Rates kMatmulDwColumnsTf32[5] = {
-    {}, {{45, 45, 45}}, {{75, 75, 75}}, {{154, 190, 190}}, {{291, 307, 310}},
+// On an H200. Blocks of 16 and 32: at 0.01, above which tiles are chosen soon.
+constexpr Rates kMatmulDwColumnsTf32[5][2] = {
+    {},
+    {{{45, 45, 45}}, {}},
+    {{{75, 75, 75}}, {{57, 57, 57}}},
+    {{{154, 190, 190}}, {{132, 168, 178}}},
+    {{{291, 307, 310}}, {{201, 220, 265}}},
 };
 // [block size], at any density. TF32 by sm80: of blocks of 8, unaligned memory, other GPUs.
 constexpr double kMatmulTf32Sm80[5] = {8, 27, 80, 110, 115};
@@ -147,7 +151,7 @@ double sparse_rate(const bsparse_tile_request& request, bsparse_kernel family, i
   }
   if (!is_hopper(family)) return (request.is_dw ? kMatmulDwTf32Sm80 : kMatmulTf32Sm80)[row];
   if (!request.is_dw) return interpolate(kMatmulTf32[row][axis], request.density);
-  return interpolate(family == BSPARSE_SM90 ? kMatmulDwColumnsTf32[row] : kMatmulDwTilesTf32[row][axis],
+  return interpolate((family == BSPARSE_SM90 ? kMatmulDwColumnsTf32 : kMatmulDwTilesTf32)[row][axis],
                      request.density);
 }
 
@@ -176,7 +180,7 @@ double sweep_seconds(const bsparse_tile_request& request) {
                                            static_cast<int>(element_size(request.dtype)), request.density);
   const double microseconds =
       tile == kWideSweepBatchTile
-          ? blocks.wide.at(request.density)
+          ? blocks.wide[request.feature_axis == 1 ? 1 : 0].at(request.density)
           : std::max(blocks.sweep[0].at(request.density), blocks.sweep[1].at(request.density));
   return 1e-6 * microseconds * flops_of(request) / 0x1p40;
 }

@@ -240,8 +240,9 @@ bsparse_status launch_columns(const bsparse_matmul_dw_args& args, const Pairs& p
   bsparse_status status = check_range("plan.chunks", args.plan.chunks, 1, kernel.columns);
   if (status != BSPARSE_OK) return status;
   UnionMatmulDwParams params{};
-  status =
-      map_pairs(args, pairs, kernel, std::min(args.block_size, 64), params.x, params.dy);
+  const int width = dw_column_box_features(args.block_size, static_cast<int>(element_size(args.dtype)),
+                                           args.feature_axis);
+  status = map_pairs(args, pairs, kernel, width, params.x, params.dy);
   if (status != BSPARSE_OK) return status;
   params.stages = cut_stages(pairs, kernel.depth, args.plan.batch_splits);
   params.output = dw_output(args);

@@ -278,6 +278,17 @@ def test_tiles_of_dw_read_the_chunks_that_their_ctas_share_once():
     assert seconds == max(4 / 2 + 1, (4 + 1) / 2) * 64 * 512 * 2
 
 
+def test_tiles_of_dw_write_chunks_to_shared_memory_and_read_an_operand_of_every_cell():
+    slow_shared = gpu_limits.Rates(shared=1.0)
+    items = np.array([[2, 1, 0, 1, 5], [2, 0, 0, 1, -1]])
+    for cells in (1, 2):
+        pair = cuda.Tile(kernel=cuda.SM90_DW_TILES, batch_tile=32, columns=384, cta_columns=192,
+                         block_cells=cells, chunk_blocks=4, chunks=28)
+        seconds = gpu_limits.modelled_seconds(slow_shared, work(operation="dw", block_size=16), pair,
+                                              entries=items)
+        assert seconds == (10 * cells * 16 + (4 + 1) * 64) * 512 * 2
+
+
 def test_hopper_dw_copies_rows_of_x_by_block_and_of_dy_by_item():
     slow_rows = gpu_limits.Rates(tma_rows_32=1.0)
     seconds = gpu_limits.modelled_seconds(slow_rows, work(operation="dw", block_size=16),

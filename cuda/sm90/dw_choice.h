@@ -38,14 +38,10 @@ inline HopperDw hopper_dw(const bsparse_matmul_dw_args& args) {
 
 // Up to which density columns are the better choice, by block size 16, 32, 64, 128: large blocks repay copies of their
 // own, and warpgroup products; small ones do where a tile's chunks would hold next to nothing, unless their rows
-// are short (block 16 with features last). TF32's warpgroup products want the batch along the rows of both operands.
-struct DwColumns {
-  double densest[4];
-  double weights_per_feature[4];  // at least, for what turning both round takes
-};
-inline constexpr DwColumns kDwColumns16[2] = {{{0.025, 0.04, 1, 1}, {}}, {{0, 0.035, 1, 1}, {}}};
-inline constexpr DwColumns kDwColumnsTf32[2] = {{{0.02, 0.02, 0.2, 1}, {}},
-                                                {{0, 0, 0.3, 1}, {0, 0, 300, 160}}};
+// are short (block 16 with features last).
+using DwColumns = double[4];
+inline constexpr DwColumns kDwColumns16[2] = {{0.025, 0.04, 1, 1}, {0, 0.035, 1, 1}};
+inline constexpr DwColumns kDwColumnsTf32[2] = {{0.02, 0.02, 0.2, 1}, {0, 0.02, 0.5, 1}};
 
 constexpr bool dw_goes_by_tiles(const HopperDw& dw) {
   if (dw.block_size < 16) return true;
@@ -54,15 +50,14 @@ constexpr bool dw_goes_by_tiles(const HopperDw& dw) {
   const DwColumns& columns = (tf32 ? kDwColumnsTf32 : kDwColumns16)[dw.feature_axis == 1 ? 1 : 0];
   int row = 0;
   while (16 << row < dw.block_size) ++row;
-  return dw.density > columns.densest[row] || dw.weights_per_feature < columns.weights_per_feature[row];
+  return dw.density > columns[row];
 }
 
-// Whether x and dy in TF32 with features last are turned round before: always where they must be, and by tiles,
-// which then need no moves between loads and products, where that saves more than it takes.
+// Whether x and dy in TF32 with features last are turned round before: by tiles, which then need no moves between loads
+// and products, where that saves more than it takes.
 constexpr bool hopper_dw_turns(const HopperDw& dw, int32_t family) {
-  if (dw.dtype != BSPARSE_FLOAT32 || dw.feature_axis == 0) return false;
-  if (family == BSPARSE_SM90) return true;
-  return family == BSPARSE_SM90_DW_TILES && dw.block_size >= 16 && dw.weights_per_feature >= 600;
+  return dw.dtype == BSPARSE_FLOAT32 && dw.feature_axis == 1 && family == BSPARSE_SM90_DW_TILES &&
+         dw.block_size >= 16 && dw.weights_per_feature >= 600;
 }
 
 }  // namespace bsparse

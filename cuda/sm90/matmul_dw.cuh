@@ -3,12 +3,14 @@
 // An item is an output block column and a handful of its stored blocks. A CTA walks the batch: a stage
 // holds kDepth batch entries of the column's dy, loaded once, and of the x of every block. Inputs lie
 // along the M of the warpgroup product, blocks below each other, and the column's outputs along
-// N; nothing is multiplied that is not stored.
+// N; nothing is multiplied that is not stored. In TF32 with features last x and dy have to be turned
+// round (dw_of_registers.cuh).
 #ifndef BSPARSE_CUDA_SM90_MATMUL_DW_CUH_
 #define BSPARSE_CUDA_SM90_MATMUL_DW_CUH_
 
 #include "cuda/dtype.cuh"
 #include "cuda/matmul_params.h"
+#include "cuda/sm90/dw_of_registers.cuh"
 #include "cuda/sm90/policy.cuh"
 #include "cuda/sm90/ptx.cuh"
 #include "cuda/sm90/ring.cuh"
@@ -22,7 +24,7 @@ struct Sm90MatmulDwTraits {
   static constexpr int kBlockSize = kBlockSizeT;
   static constexpr int kFeatureAxis = kFeatureAxisT;
   static constexpr int kSize = sizeof(Element);
-  static_assert(kSize == 2 || kFeatureAxis == 0, "32 bits are multiplied along the rows alone");
+  static constexpr bool kOfRegisters = kSize == 4 && kFeatureAxis == 1;  // x is, and dy is turned round
   static constexpr int kDepth = line_elements(kSize);  // batch entries of a stage
 
   // Tiles of 64 inputs that a warpgroup computes.
@@ -31,20 +33,26 @@ struct Sm90MatmulDwTraits {
   static constexpr int kTileBytes = 64 * kDepth * kSize;
 
   // Copied boxes hold kRows features.
-  static constexpr int kRows = kBlockSize < 64 ? kBlockSize : 64;
+  static constexpr int kRows = dw_column_box_features(kBlockSize, kSize, kFeatureAxis);
   static constexpr int kRowBytes = kSize * kRows;
   static constexpr int kBoxBytes = kRows * kDepth * kSize;
   static constexpr int kBlockBoxes = kBlockSize / kRows;
   static constexpr int kStageBytesDy = kBlockSize * kDepth * kSize;
   static_assert(dw_column_stages(kBlockSize, kBlocks) >= 3, "a ring of a sensible length");
 
-  // Axis 1: features run along the rows of shared memory, across the sum; axis 0: the batch does.
-  static constexpr int kTransposed = kFeatureAxis == 1 ? 1 : 0;
+  // Axis 1: features run along the rows of shared memory, across the sum; axis 0: the batch does. So it does in
+  // dy once that is turned round.
+  static constexpr int kTransposed = kFeatureAxis == 1 && !kOfRegisters ? 1 : 0;
   static constexpr uint64_t kLayout =
       kTransposed ? ptx::operand_layout(ptx::swizzle_of(kRowBytes), kBoxBytes, 8 * kRowBytes)
                   : ptx::operand_layout(ptx::Swizzle::k128Bytes, 16, 1024);
   static constexpr int kStepEntries = 32 / kSize;  // batch entries of a product
   static constexpr int kStep = kTransposed ? kStepEntries * kRowBytes : 32;
+
+  static constexpr int kTurners = !kOfRegisters ? 0 : kBlockBoxes < kDwTurners ? kBlockBoxes : kDwTurners;  // warps
+  static constexpr int kThreads = kUnionThreads + (kOfRegisters ? 32 * kDwTurners : 0);
+  static constexpr int kTurnerRegisters = 56, kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = kOfRegisters ? 208 : 232;
 };
 
 // Where the stages and their barriers are: a stage is dy and behind it the x of as many blocks as the
@@ -57,6 +65,9 @@ struct DwShared {
   __device__ __forceinline__ uint32_t full(int stage) const { return barriers + 8 * stage; }
   __device__ __forceinline__ uint32_t empty(int stage) const {
     return full(kMaxDwColumnStages) + 8 * stage;
+  }
+  __device__ __forceinline__ uint32_t turned(int stage) const {
+    return empty(kMaxDwColumnStages) + 8 * stage;
   }
 };
 
@@ -134,6 +145,29 @@ __device__ __forceinline__ void produce_dw(const UnionMatmulDwParams& params,
   }
 }
 
+// A warp that turns its share of dy round.
+template <class Traits>
+__device__ __forceinline__ void turn_dw(const UnionMatmulDwParams& params, const DwShared& shared,
+                                        int turner) {
+  if (turner >= Traits::kTurners) return;
+  StageCursor cursor(params.ring_stages);
+  for (uint32_t tile = blockIdx.x; tile < params.num_tiles; tile += gridDim.x) {
+    const int stages = DwTile(params, tile).stages;
+#pragma unroll 1
+    for (int s = 0; s < stages; ++s) {
+      ptx::barrier_wait(shared.full(cursor.stage), cursor.parity);
+#pragma unroll 1
+      for (int box = turner; box < Traits::kBlockBoxes; box += Traits::kTurners) {
+        turn_box(shared.dy(cursor.stage) + box * Traits::kBoxBytes);
+      }
+      ptx::fence_async_proxy();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) ptx::barrier_arrive(shared.turned(cursor.stage));
+      cursor.advance();
+    }
+  }
+}
+
 // Stores one tile of 64 inputs: thread t holds, at 4 * j + 2 * h + i, input
 // 16 * warp + lane / 4 + 8 * h and output 8 * j + 2 * (lane % 4) + i.
 template <class Traits>
@@ -168,24 +202,17 @@ __device__ __forceinline__ void store_dw(const UnionMatmulDwParams& params, cons
   }
 }
 
-// The products of one item and range, for a warpgroup with kCount tiles from `first_tile` on.
+// The products of all stages of an item and range, of a warpgroup's kCount tiles from `first_tile` on.
 template <class Traits, int kCount>
-__device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
-                                            const DwShared& shared, const DwTile& work,
-                                            int first_tile,
-                                            StageCursor& cursor) {
+__device__ __forceinline__ void multiply_stages(const DwShared& shared, int stages, int first_tile,
+                                                StageCursor& cursor,
+                                                float (&sums)[kCount][Traits::kBlockSize / 2]) {
   using Element = typename Traits::Element;
   const auto release = [&](int stage) {
     if (threadIdx.x % 128 == 0) ptx::barrier_arrive(shared.empty(stage));
   };
-  float sums[kCount][Traits::kBlockSize / 2];
-#pragma unroll
-  for (int t = 0; t < kCount; ++t) {
-#pragma unroll
-    for (int i = 0; i < Traits::kBlockSize / 2; ++i) sums[t][i] = 0.0f;
-  }
   int pending = -1;  // stage whose products are still under way
-  for (int s = 0; s < work.stages; ++s) {
+  for (int s = 0; s < stages; ++s) {
     const int stage = cursor.stage;
     ptx::barrier_wait(shared.full(stage), cursor.parity);
     cursor.advance();
@@ -210,6 +237,59 @@ __device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
 #pragma unroll
   for (int t = 0; t < kCount; ++t) ptx::wgmma_wait_for(sums[t]);
   if (pending >= 0) release(pending);
+}
+
+// The same with x out of registers. None are under way where a stage begins, or the compiler would serialise all; the
+// other warpgroup's fill the gap.
+template <class Traits, int kCount>
+__device__ __forceinline__ void multiply_stages_of_registers(
+    const DwShared& shared, int stages, int first_tile, StageCursor& cursor,
+    float (&sums)[kCount][Traits::kBlockSize / 2]) {
+  using Element = typename Traits::Element;
+  const DwInputs reader;
+  uint32_t inputs[2][kCount][4];
+  for (int s = 0; s < stages; ++s) {
+    const int stage = cursor.stage;
+    ptx::barrier_wait(shared.full(stage), cursor.parity);
+    const uint32_t x = shared.x(stage) + first_tile * Traits::kTileBytes;
+    const uint64_t b = ptx::operand(Traits::kLayout, shared.dy(stage));
+#pragma unroll
+    for (int k = 0; k < Traits::kDepth / Traits::kStepEntries; ++k) {
+      if (k >= 2) ptx::wgmma_wait<1>();  // those that had these registers
+      reader.read(x, k, inputs[k % 2]);
+      if (k == 0) ptx::barrier_wait(shared.turned(stage), cursor.parity);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int t = 0; t < kCount; ++t) {
+        ptx::wgmma_of_registers<Element, Traits::kBlockSize, 0>(sums[t], inputs[k % 2][t],
+                                                                b + (k * Traits::kStep >> 4));
+      }
+      ptx::wgmma_commit();
+    }
+#pragma unroll
+    for (int t = 0; t < kCount; ++t) ptx::wgmma_wait_for(sums[t]);
+    if (threadIdx.x % 128 == 0) ptx::barrier_arrive(shared.empty(stage));
+    cursor.advance();
+  }
+}
+
+// An item and range, for a warpgroup with kCount tiles from `first_tile` on.
+template <class Traits, int kCount>
+__device__ __forceinline__ void multiply_dw(const UnionMatmulDwParams& params,
+                                            const DwShared& shared, const DwTile& work,
+                                            int first_tile,
+                                            StageCursor& cursor) {
+  float sums[kCount][Traits::kBlockSize / 2];
+#pragma unroll
+  for (int t = 0; t < kCount; ++t) {
+#pragma unroll
+    for (int i = 0; i < Traits::kBlockSize / 2; ++i) sums[t][i] = 0.0f;
+  }
+  if constexpr (Traits::kOfRegisters) {
+    multiply_stages_of_registers<Traits, kCount>(shared, work.stages, first_tile, cursor, sums);
+  } else {
+    multiply_stages<Traits, kCount>(shared, work.stages, first_tile, cursor, sums);
+  }
 #pragma unroll
   for (int t = 0; t < kCount; ++t) {
     store_dw<Traits>(params, work, 64 * (first_tile + t), sums[t]);
@@ -253,7 +333,7 @@ __device__ __forceinline__ void consume_dw(const UnionMatmulDwParams& params,
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(kUnionThreads, 1)
+__global__ void __launch_bounds__(Traits::kThreads, 1)
     sm90_matmul_dw_kernel(const __grid_constant__ UnionMatmulDwParams params) {
   extern __shared__ char raw[];
   const uint32_t barriers = (ptx::shared_address(raw) + 1023) & ~1023u;
@@ -267,24 +347,28 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     for (int stage = 0; stage < params.ring_stages; ++stage) {
       ptx::barrier_init(shared.full(stage), kProducers);
       ptx::barrier_init(shared.empty(stage), kConsumers);
+      if (Traits::kOfRegisters) ptx::barrier_init(shared.turned(stage), Traits::kTurners);
     }
     ptx::barrier_init_fence();
   }
   __syncthreads();
   const int warpgroup = threadIdx.x / 128;
-  if (warpgroup == kConsumers) {
-    ptx::give_registers<40>();
-    produce_dw<Traits>(params, shared, static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers);
-  } else {
-    ptx::take_registers<232>();
+  if (warpgroup < kConsumers) {
+    ptx::take_registers<Traits::kConsumerRegisters>();
     consume_dw<Traits>(params, shared, warpgroup);
+  } else if (warpgroup == kConsumers) {
+    ptx::give_registers<Traits::kProducerRegisters>();
+    produce_dw<Traits>(params, shared, static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers);
+  } else if constexpr (Traits::kOfRegisters) {
+    ptx::give_registers<Traits::kTurnerRegisters>();
+    turn_dw<Traits>(params, shared, static_cast<int>(threadIdx.x) / 32 - 4 * kConsumers - kProducers);
   }
 }
 
 template <class Traits>
 Kernel sm90_matmul_dw_entry() {
   return {.function = reinterpret_cast<const void*>(&sm90_matmul_dw_kernel<Traits>),
-          .threads = kUnionThreads,
+          .threads = Traits::kThreads,
           .shared_bytes = kMaxSharedBytes,
           .columns = Traits::kBlocks,
           .depth = Traits::kDepth};

@@ -153,12 +153,24 @@ inline constexpr int64_t kKeptWeightBytes = 8 << 20;
 // its registers hold, and shared memory three stages of.
 constexpr int dw_item_blocks(int block_size) { return block_size == 128 ? 2 : 512 / block_size; }
 
+// Features of a box that is copied for it. With features last in TF32 rows of 128 bytes, which are turned round.
+constexpr int dw_column_box_features(int block_size, int element_size, int feature_axis) {
+  const int most = feature_axis == 1 ? line_elements(element_size) : 64;
+  return block_size < most ? block_size : most;
+}
+
+// With features last, in 16 bit: copies of dy are dear, and memory sends such rows slowly.
+constexpr bool dw_rows_are_short(int block_size, int element_size, int feature_axis) {
+  return feature_axis == 1 && block_size * element_size <= 64;
+}
+
 // Where columns hold few blocks no more than most of them do: every stage has room for the longest item, and what shorter
-// ones leave free is missing from what is under way. Not where rows of 64 bytes make copies of dy dear.
-inline int wanted_dw_item_blocks(int block_size, int feature_axis, double blocks_per_column) {
+// ones leave free is missing from what is under way. Not where rows are short.
+inline int wanted_dw_item_blocks(int block_size, int element_size, int feature_axis,
+                                 double blocks_per_column) {
   constexpr long kFew = 4;
   const int most = dw_item_blocks(block_size);
-  if (blocks_per_column <= 0 || (block_size == 32 && feature_axis == 1)) return most;
+  if (blocks_per_column <= 0 || dw_rows_are_short(block_size, element_size, feature_axis)) return most;
   const long usual = std::max(2L, std::lround(blocks_per_column + std::sqrt(blocks_per_column)));
   return usual <= std::min(kFew, long{most}) ? static_cast<int>(usual) : most;
 }
@@ -174,13 +186,14 @@ constexpr int dw_column_stages(int block_size, int blocks) {
   return stages < kMaxDwColumnStages ? stages : kMaxDwColumnStages;
 }
 
-// Ranges that the batch of a weight gradient is cut into, at least. Rows of 64 bytes come from memory
+// Ranges that the batch of a weight gradient is cut into, at least. Short rows come from memory
 // slowly, and every round of items reads all of x and dy again, unless a range of them stays in the
 // L2 cache meanwhile. Wider rows lose more by the partial sums than they gain.
 inline constexpr int64_t kDwRangeBytes = 32 << 20;
 inline constexpr int64_t kMaxDwRanges = 16;
-constexpr int64_t dw_ranges(int block_size, int feature_axis, int64_t activation_bytes) {
-  if (block_size != 32 || feature_axis == 0) return 1;
+constexpr int64_t dw_ranges(int block_size, int element_size, int feature_axis,
+                            int64_t activation_bytes) {
+  if (block_size != 32 || !dw_rows_are_short(block_size, element_size, feature_axis)) return 1;
   const int64_t ranges = (activation_bytes + kDwRangeBytes - 1) / kDwRangeBytes;
   return ranges < 1 ? 1 : ranges < kMaxDwRanges ? ranges : kMaxDwRanges;
 }

@@ -407,9 +407,12 @@ template <class Element, int kN, int kTransposeB>
 __device__ __forceinline__ void wgmma_of_registers(float (&d)[kN / 2], const uint32_t (&a)[4],
                                                    uint64_t from_b) {
   constexpr bool kTf32 = std::is_same_v<Element, float>;
-  static_assert(kTf32 ? kN == 64 || kN == 32 : kN == 256, "the widths that kernels use");
+  static_assert(kTf32 ? kN == 128 || kN == 64 || kN == 32 : kN == 256, "the widths that kernels use");
   static_assert(!kTf32 || kTransposeB == 0);
-  if constexpr (kTf32 && kN == 32) {
+  if constexpr (kTf32 && kN == 128) {
+    BSPARSE_WGMMA_TF32_OF_REGISTERS(128, BSPARSE_R64, "%64", "%65", "%66", "%67", "%68",
+                                    BSPARSE_F32(d, 0), BSPARSE_F32(d, 32));
+  } else if constexpr (kTf32 && kN == 32) {
     BSPARSE_WGMMA_TF32_OF_REGISTERS(32, BSPARSE_R16, "%16", "%17", "%18", "%19", "%20",
                                     BSPARSE_F16(d, 0));
   } else if constexpr (kTf32) {
