@@ -46,7 +46,7 @@ _HOPPER_REASONS = (
     "not the Hopper family: that needs activations at multiples of 16 bytes",
     "not the Hopper family: that needs a batch of at least 1, with features first a multiple of 8, with "
     "TF32 of 4",
-    "not the Hopper family: with TF32 that is for batches up to 128, or for dense products of 2^29 "
+    "not the Hopper family: with TF32 that is for streams, up to a batch of 4096, or for dense products of 2^29 "
     "multiplications and more, since smaller ones are computed more exactly otherwise",
 )
 
@@ -54,7 +54,7 @@ _HOPPER_REASONS = (
 _VARIANT_REASONS = {
     "sm80 small": "the small variant: a large tile would be mostly empty at this batch",
     "sm90 stream": "streams of weights: every multiprocessor takes an equal list of blocks, and all "
-    "at once, as a small batch asks for",
+    "at once, as a small product asks for, which has few tiles",
     "sm90 sweep": "sweeps over x: small blocks of low density would fill tiles of several columns with zeros; "
     "here all of x passes by many output columns, and only stored blocks are multiplied",
     "sm90 dw tiles": "tiles of the layout: blocks that share inputs and outputs share their loads",

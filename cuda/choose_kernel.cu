@@ -22,23 +22,6 @@ bsparse_dense_reason why_dense(const bsparse_tile_request& request, const Produc
   return assume_cublas || has_cublas() ? BSPARSE_DENSE_IS_FASTER : BSPARSE_DENSE_NEEDS_CUBLAS;
 }
 
-bool is_stream(const bsparse_tile_request& request) {
-  const bool tensor_cores = request.dtype != BSPARSE_FLOAT32 ||
-                            request.float32_math == BSPARSE_FLOAT32_TF32;
-  const auto size = static_cast<int>(element_size(request.dtype));
-  return !request.is_dw && tensor_cores &&
-         streams(request.batch, request.density, int64_t{request.out_blocks} * request.block_size,
-                 size);
-}
-
-bool is_sweep(const bsparse_tile_request& request) {
-  return !request.is_dw && !is_stream(request) &&
-         may_sweep(request.block_size, static_cast<int>(element_size(request.dtype)),
-                   int64_t{request.in_blocks} * request.block_size,
-                   int64_t{request.out_blocks} * request.block_size, request.batch) &&
-         sweep_is_faster(request);
-}
-
 // A TF32 product of so few multiplications that cuBLAS's errs no more than one in float32: sums in the tensor cores err
 // two to four times as much, which from here on cuBLAS's do, too. `sm80 small` and streams add outside of them.
 bool is_small_tf32_product(const bsparse_tile_request& request) {
@@ -48,6 +31,26 @@ bool is_small_tf32_product(const bsparse_tile_request& request) {
       request.in_blocks * bs * request.out_blocks * bs * static_cast<double>(request.batch);
   return !request.is_dw && request.dtype == BSPARSE_FLOAT32 &&
          request.float32_math == BSPARSE_FLOAT32_TF32 && dense_products < kLarge;
+}
+
+// Small batches stream, and larger ones where that is faster than union tiles, or those may not be taken.
+bool is_stream(const bsparse_tile_request& request) {
+  const bool tensor_cores = request.dtype != BSPARSE_FLOAT32 ||
+                            request.float32_math == BSPARSE_FLOAT32_TF32;
+  const auto size = static_cast<int>(element_size(request.dtype));
+  if (request.is_dw || !tensor_cores) return false;
+  if (request.batch <= always_streamed_batch(size)) return true;
+  return request.density > 0.0f && request.batch <= kMaxStreamedBatch &&
+         request.block_size >= smallest_product_block(size) &&
+         (is_small_tf32_product(request) || stream_is_faster(request));
+}
+
+bool is_sweep(const bsparse_tile_request& request) {
+  return !request.is_dw && !is_stream(request) &&
+         may_sweep(request.block_size, static_cast<int>(element_size(request.dtype)),
+                   int64_t{request.in_blocks} * request.block_size,
+                   int64_t{request.out_blocks} * request.block_size, request.batch) &&
+         sweep_is_faster(request);
 }
 
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
@@ -71,12 +74,20 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
   return BSPARSE_HOPPER_SUITS;
 }
 
+bsparse_kernel large_dw_family(const bsparse_tile_request& request, bool hopper) {
+  if (!hopper) return BSPARSE_SM80;
+  return dw_goes_by_tiles(hopper_dw(request)) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
+}
+
 // Rows of x and dy are read 16 bytes at once. Turned round a row has up to 7 entries more.
-bool is_small_dw(const bsparse_tile_request& request) {
+bool is_small_dw(const bsparse_tile_request& request, bool hopper) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int>(element_size(request.dtype));
-  const int64_t most = small_dw_batch(request.feature_axis, size, request.density);
-  if (request.batch <= 0 || request.batch > most) return false;
+  const int64_t always = small_dw_batch(request.feature_axis, size);
+  const bool is_small = request.batch <= always ||
+                        (request.density > 0.0f && request.batch <= 2 * always &&
+                         small_dw_is_faster(request, large_dw_family(request, hopper)));
+  if (request.batch <= 0 || !is_small) return false;
   const int64_t features =
       int64_t{std::max(request.in_blocks, request.out_blocks)} * request.block_size;
   return request.aligned && (request.feature_axis == 1 || request.batch * size % 16 == 0) &&
@@ -85,9 +96,7 @@ bool is_small_dw(const bsparse_tile_request& request) {
 
 bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
   if (request.is_dw) {
-    if (is_small_dw(request)) return BSPARSE_SM80_SMALL;
-    if (!hopper) return BSPARSE_SM80;
-    return dw_goes_by_tiles(hopper_dw(request)) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
+    return is_small_dw(request, hopper) ? BSPARSE_SM80_SMALL : large_dw_family(request, hopper);
   }
   if (!hopper) {
     return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL

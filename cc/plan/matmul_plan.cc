@@ -39,12 +39,10 @@ int64_t BatchTiles(int64_t batch, const PlanTarget& target) {
   return std::max<int64_t>(1, CeilDiv(batch, std::max(1, target.batch_tile)));
 }
 
-// Entries that splitting must spare a union: its partials take a kernel of their own to add up, some 3
-// us. On an H100 an entry takes about 2 us if its blocks have 128 features, a quarter of that with 64,
-// and never less than 0.13 (reckoned from benchmarks/results).
-int64_t WorthSplitting(const PlanTarget& target) {
-  return std::min(24, 3 * target.cta_columns * target.cta_columns / 2);
-}
+// Entries that splitting must spare a union, so many that they take some 20 us: every part leaves sums of float32, 128
+// KB of each CTA and batch tile, which take 5 us to write and read again, and a kernel of their own. On an H200 an entry
+// takes 0.9, 0.47, 0.25 or 0.15 us if a CTA has 1, 2, 4 or 8 columns.
+int64_t WorthSplitting(const PlanTarget& target) { return std::min(130, 20 * target.cta_columns); }
 
 // The longest segment that still balances: no item should outlast the mean load of a slot, nor
 // stand out among its fellows when there are many waves. Group g has entries offsets[g] to
@@ -260,17 +258,17 @@ constexpr int64_t kMaxDwSplits = 64;
 
 // Ranges of the batch for work of which `slots` parts run at once, so that the last round is
 // nearly full: a round that is not costs as much as one that is, and every range beyond the first
-// a share of a round, since its partial sums are written and read again. At least `least` of them,
-// if the batch has so many.
+// as much as some steps, since its partial sums are written and read again, but no less than was found to
+// suit batches of 8192. At least `least` of them, if the batch has so many.
 int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps, int64_t least) {
-  constexpr double kCostOfSplit = 0.05;
+  const double cost_of_split = std::max(0.05, 4.5 / static_cast<double>(steps));  // of a round
   const int64_t most = std::min(kMaxDwSplits, std::max<int64_t>(1, steps / kMinDwSteps));
   least = std::min(least, most);
   auto best = static_cast<int32_t>(least);
   double best_cost = std::numeric_limits<double>::infinity();
   for (int64_t splits = least; splits <= most; ++splits) {
     const double rounds = static_cast<double>(CeilDiv(parts * splits, slots)) / splits;
-    const double cost = rounds + (splits > 1 ? kCostOfSplit * splits * parts / slots : 0.0);
+    const double cost = rounds + (splits > 1 ? cost_of_split * splits * parts / slots : 0.0);
     if (cost < best_cost) {
       best_cost = cost;
       best = static_cast<int32_t>(splits);

@@ -126,7 +126,7 @@ TEST(MatmulPlan, EmptyColumnsAndEmptyLayouts) {
 TEST(MatmulPlan, AUnionIsSplitOnlyIfThatPaysForAnotherKernel) {
   PlanTarget large = UnionTarget(1, 4, 2);  // blocks of 128, whose entries take longer
   large.columns = large.cta_columns = large.shared_columns = 1;
-  const TestLayout small_hub = Hub(20), hub = Hub(60);
+  const TestLayout small_hub = Hub(30), hub = Hub(100);
   const BlockIndex small(small_hub.view(), false), long_column(hub.view(), false);
   EXPECT_EQ(MatmulPlan(small, 256, UnionTarget(1, 4, 2)).num_splits(), 0);
   EXPECT_EQ(MatmulPlan(small, 256, large).num_splits(), 1);

@@ -69,12 +69,10 @@ constexpr MatmulDwTile matmul_dw_tile(int block_size) {
 // faster through shared memory (sm80/exact_blocks_dw.cu).
 inline constexpr int kMaxExactDwBlock = 16;
 
-// Weight gradients of small batches (sm80/small_dw.cuh): up to so many batch entries of all pairs. From there on
-// tiles of the layout and Hopper's columns load less (docs/kernel-notes.md); with more than a quarter of the
-// blocks, where nothing was measured, they are taken to do so earlier.
-constexpr int64_t small_dw_batch(int feature_axis, int element_size, float density) {
-  const int64_t batch = feature_axis == 0 ? 256 : 128;
-  return batch / (element_size == 4 ? 4 : 1) / (density > 0.25f ? 4 : 1);
+// Weight gradients of small batches (sm80/small_dw.cuh): up to so many batch entries of all pairs in any case. From there
+// on tiles of the layout and Hopper's columns soon load less (docs/kernel-notes.md).
+constexpr int64_t small_dw_batch(int feature_axis, int element_size) {
+  return (feature_axis == 0 ? 256 : 128) / (element_size == 4 ? 4 : 1);
 }
 
 // `features`: the more of inputs and outputs. 16-byte pieces of rows, and bytes of four rows, are counted in 32 bits.

@@ -212,15 +212,10 @@ constexpr int stream_warps(int block_size, int batch_tile, int element_size) {
 // Entries of a column that a warp takes at once: of blocks of 8 as many as make a product's reduction.
 constexpr int stream_entries(int block_size) { return block_size == 8 ? 4 : 1; }
 
-// Up to a batch of 256, in TF32 128, streams were measured to be faster but for a few cells at densities of 0.25, and up
-// to twice that where densities are low and union tiles too few to fill an H100 (docs/kernel-notes.md). A
-// density of 0 is one that is not known.
-constexpr bool streams(int64_t batch, float density, int64_t outputs, int element_size) {
-  const int64_t always = element_size == 4 ? 128 : 256;
-  if (batch <= always) return true;
-  const int64_t union_tiles = ((outputs - 1) / kUnionOutputs + 1) * ((batch - 1) / 256 + 1);
-  return batch <= 2 * always && density > 0.0f && density <= 0.1f && union_tiles <= 132;
-}
+// Streams were measured to be faster than union tiles up to these batches but for a few cells at densities of 0.25, and
+// where densities are low and union tiles too few to fill a GPU up to 2048 (docs/kernel-notes.md).
+constexpr int64_t always_streamed_batch(int element_size) { return element_size == 4 ? 128 : 256; }
+inline constexpr int64_t kMaxStreamedBatch = 4096;
 
 // A larger block streams in cells, as if it were several.
 inline constexpr int kMaxStreamCell = 32;
