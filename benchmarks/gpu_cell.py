@@ -43,7 +43,7 @@ class Cell:
         """What the model of limits is told."""
         return gpu_limits.Work(operation, self.dtype, tuple(self.dense.shape), self.batch,
                                self.block_size, self.blocks, self.feature_axis,
-                               self.case.rotates, self._used_features())
+                               self.case.rotates or self.case.warm, self._used_features())
 
     def _used_features(self):
         return tuple(int(self.layout.any(axis=other).sum()) * self.block_size for other in (1, 0))
@@ -143,7 +143,8 @@ class Cell:
         else:
             dense = self.prepare_dense(operation, self.dense.clone() if operation == "dw"
                                        else self.dense)
-            seconds = {"ours": timers.cold(call), "dense": timers.cold(dense)}
+            timer = (lambda function: timers.graph([function])) if self.case.warm else timers.cold
+            seconds = {"ours": timer(call), "dense": timer(dense)}
         more, refusals = gpu_peers.time_peers(peers, self, operation, timers.cold)
         entries = None
         if tile.kernel == cuda.SM90_DW_TILES:

@@ -3,7 +3,8 @@
     python benchmarks/gpu_matmul_table.py uniform.json [small.json ...]
 
 Speed over the dense product: of section uniform a table for each dtype, the worse of the feature
-axes that were measured; of section small with the times of both.
+axes that were measured; of section small with the times of both; of section usual one for each dtype
+and product, by density.
 """
 
 import argparse
@@ -81,6 +82,27 @@ def small_table(rows):
     yield "\n".join(markdown(head, lines))
 
 
+def usual_tables(rows):
+    rows = [row for row in rows if row.get("section") == "usual"]
+    by_cell = {(row["dtype"], row["operation"], tuple(row["shape"]), row["block_size"], row["density"]): row
+               for row in rows}
+    block_sizes = sorted({row["block_size"] for row in rows}, reverse=True)
+    densities = sorted({row["density"] for row in rows}, reverse=True)
+    for dtype, operation in sorted({(row["dtype"], row["operation"]) for row in rows}):
+        lines = []
+        for shape in sorted({tuple(row["shape"]) for row in rows}):
+            of_shape = {key[3:]: row for key, row in by_cell.items() if key[:3] == (dtype, operation, shape)}
+            if not of_shape:
+                continue
+            dense = min(row["seconds"]["dense"] for row in of_shape.values())
+            lines.append([f"{shape[0]} x {shape[1]}, {shape[2]}", f"{dense * 1e6:.1f}",
+                          *(" / ".join(cell([of_shape[size, density]]) if (size, density) in of_shape else "–"
+                                       for density in densities) for size in block_sizes)])
+        head = [f"{dtype}, {operation}, " + " / ".join(f"{density:.0%}" for density in densities),
+                "dense, µs", *(f"block {size}" for size in block_sizes)]
+        yield "\n".join(markdown(head, lines))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +110,8 @@ def main():
     for path in parser.parse_args().results:
         result = json.loads(path.read_text())
         print(f"{result['device']}, {result['date']}, {path.name}")
-        for table in (*uniform_tables(result["rows"]), *small_table(result["rows"])):
+        for table in (*uniform_tables(result["rows"]), *small_table(result["rows"]),
+                      *usual_tables(result["rows"])):
             print(f"\n{table}")
 
 

@@ -5,6 +5,7 @@
               beside a random one of exactly as many blocks
     small     small batches, weights streamed from memory: the report's benchmark of a constant
               number of weights in ever wider layers (shapes with a batch of 64), and one 12288 wide
+    usual     layers of 1024 to 4096 features, batches of 256 to 4096, all in the L2 cache where it fits
     peers     Triton, PyTorch's BSR, cuSPARSE
 """
 
@@ -31,6 +32,7 @@ class Case:
     dtype: str
     density: float  # asked for
     rotates: bool = False  # weights come from memory and launches count: gpu_timing.GraphTimer
+    warm: bool = False  # launches count, and nothing is turned out of the cache: GraphTimer
     twin: bool = False  # the random layout that the structured one before it is compared with
 
     def title(self):
@@ -64,6 +66,8 @@ GRIDS = {
     "small": Grid(tuple((2560 * i, 2560 * i, REPORT_BATCH) for i in range(1, 9))
                   + ((12288, 12288, 32), (8192, 8192, 256)),
                   (64, 32, 16, 8), (0.1, 0.05, 0.01), (0,), ("fprop", "dx", "dw")),
+    "usual": Grid(tuple((size, size, batch) for size in (1024, 2048, 4096) for batch in (256, 1024, 4096)),
+                  (128, 64, 32, 16, 8), (0.25, 0.1, 0.05), (1,), ("fprop", "dw")),
     "peers": Grid((SQUARE,), (16, 32, 64, 128), (0.5, 0.25, 0.1, 0.05), (1,), ("fprop", "dw"),
                   peers=("triton", "torch_bsr", "cusparse")),
 }
@@ -72,7 +76,7 @@ GRIDS = {
 def cases(section, grid):
     """Yields the Cases of a section, one layout at a time."""
     make = {"uniform": _random_cases, "peers": _random_cases, "layouts": _layout_cases,
-            "small": _small_cases}[section]
+            "small": _small_cases, "usual": _usual_cases}[section]
     for shape, dtype, block_size, axis in itertools.product(
             grid.shapes, grid.dtypes, grid.block_sizes, grid.axes):
         if shape[0] % block_size or shape[1] % block_size:
@@ -113,6 +117,11 @@ def _small_cases(grid, common, blocks):
     for density in grid.densities:
         yield Case(name="uniform", layout=_uniform(blocks, density), density=density,
                    rotates=True, **common)
+
+
+def _usual_cases(grid, common, blocks):
+    for density in grid.densities:
+        yield Case(name="uniform", layout=_uniform(blocks, density), density=density, warm=True, **common)
 
 
 def _demand_square(shape):

@@ -85,7 +85,7 @@ bool is_small_dw(const bsparse_tile_request& request, bool hopper) {
   const auto size = static_cast<int>(element_size(request.dtype));
   const int64_t always = small_dw_batch(request.feature_axis, size);
   const bool is_small = request.batch <= always ||
-                        (request.density > 0.0f && request.batch <= 2 * always &&
+                        (request.density > 0.0f && request.batch <= most_small_dw_batch(request.feature_axis, size) &&
                          small_dw_is_faster(request, large_dw_family(request, hopper)));
   if (request.batch <= 0 || !is_small) return false;
   const int64_t features =

@@ -167,7 +167,8 @@ double sweep_seconds(const Product& product) {
 double small_dw_seconds(const Product& product) {
   const double x_elements = product.batch / small_dw_cell(product.request.block_size);
   const double rate = (product.is_tf32 ? kSmallDwRateTf32 : kSmallDwRate16)[product.axis][product.row];
-  return kSmallDwStart + kSmallDwEntry * product.batch + product.stored_weights * x_elements * product.size / rate;
+  const double start = kSmallDwStart + std::min(kSmallDwEntry * product.batch, kMostOfSmallDwEntries);
+  return start + product.stored_weights * x_elements * product.size / rate;
 }
 
 // Short ones do not fill the GPU, or only with splits.
@@ -217,7 +218,9 @@ double dense_seconds(const Product& product) {
   const double sums_bytes = product.weights * 4 * 2 * std::max(0, request.num_pairs - 1);
   const double multiplied = product.flops / (rate * 1e12);
   const double copied = copy_seconds(matrix_bytes + product.activation_bytes());
-  double seconds = std::max(multiplied, copied) + kExposedOfDense * std::min(multiplied, copied);
+  const double exposed = request.is_dw ? kExposedOfDenseDw : kExposedOfDense;
+  double seconds = std::max(multiplied, copied) +
+                   std::min(exposed * std::min(multiplied, copied), kMostExposedOfDense);
   seconds += copy_seconds(request.is_dw ? 2.0 * blocks_bytes : matrix_bytes + blocks_bytes);
   seconds += copy_seconds(sums_bytes);
   // What dense/matmul.cu turns round: blocks of fprop with features first, x or dy with features last.

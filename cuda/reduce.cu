@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/check.h"
 #include "cuda/dtype.cuh"
 #include "cuda/early_launch.cuh"
 #include "cuda/elements.cuh"
@@ -22,8 +23,9 @@ unsigned grid_for(int64_t elements) {
       std::min<int64_t>((elements + kReduceThreads - 1) / kReduceThreads, kMaxCtas));
 }
 
-// Partials are (outputs of a group, batch), and so is y: features come first. A row of CTAs takes an output.
-template <class Element>
+// Partials are (outputs of a group, batch), and so is y: features come first. A row of CTAs takes an output, a thread
+// kCount batch entries, whose place in partials and y is a multiple of their size.
+template <class Element, int kCount>
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_rows_kernel(const __grid_constant__ bsparse_matmul_args args) {
   follow_kernel_before();
@@ -42,14 +44,20 @@ __global__ void __launch_bounds__(kReduceThreads)
         static_cast<const float*>(args.workspace) + split[1] * elements + output * args.batch;
     const float bias =
         args.bias == nullptr ? 0.0f : to_float(static_cast<const Element*>(args.bias)[feature]);
-    for (int64_t batch = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; batch < args.batch;
-         batch += int64_t{gridDim.x} * kReduceThreads) {
-      float sum = 0.0f;
-      for (int p = 0; p < split[2]; ++p) sum += partials[p * elements + batch];
+    for (int64_t batch = kCount * (int64_t{blockIdx.x} * kReduceThreads + threadIdx.x);
+         batch < args.batch; batch += kCount * int64_t{gridDim.x} * kReduceThreads) {
+      float sums[kCount] = {}, added[kCount] = {};
+      for (int p = 0; p < split[2]; ++p) {
+        float partial[kCount];
+        load_elements(partials + p * elements + batch, partial);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) sums[i] += partial[i];
+      }
       const int64_t place = feature * args.batch + batch;
-      sum = activate(sum + bias, args.activation);
-      if (residual != nullptr) sum += to_float(residual[place]);
-      static_cast<Element*>(args.y)[place] = from_float<Element>(sum);
+      if (residual != nullptr) load_elements(residual + place, added);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) sums[i] = activate(sums[i] + bias, args.activation) + added[i];
+      store_elements(sums, static_cast<Element*>(args.y) + place);
     }
   }
 }
@@ -167,8 +175,13 @@ template <class Element>
 MatmulReduction reduction_of(const bsparse_matmul_args& args) {
   const int64_t outputs = int64_t{args.plan.columns} * column_features(args.plan.kernel, args.block_size);
   if (args.feature_axis == 0) {
-    const dim3 grid(grid_for(args.batch), static_cast<unsigned>(outputs), kMaxGridSplits);
-    return {reinterpret_cast<const void*>(&reduce_rows_kernel<Element>), grid};
+    constexpr int kCount = 4;
+    const bool aligned = args.batch % kCount == 0 && is_aligned(args.y, kCount * sizeof(Element)) &&
+                         is_aligned(args.residual, kCount * sizeof(Element));
+    const auto function = aligned ? &reduce_rows_kernel<Element, kCount> : &reduce_rows_kernel<Element, 1>;
+    const dim3 grid(grid_for(aligned ? args.batch / kCount : args.batch), static_cast<unsigned>(outputs),
+                    kMaxGridSplits);
+    return {reinterpret_cast<const void*>(function), grid};
   }
   if (is_union(args.plan.kernel)) {
     const int64_t squares = outputs / kTurnedOutputs * ((args.batch - 1) / kTurnedBatch + 1);

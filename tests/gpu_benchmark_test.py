@@ -39,7 +39,7 @@ def test_every_section_lists_its_cells_without_a_gpu():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["speed"], "there is no section 'speed'; expected some of uniform, layouts, small, peers"),
+    (["speed"], "there is no section 'speed'; expected some of uniform, layouts, small, usual, peers"),
     (["--shapes", "8192x8192"], "'8192x8192' is not a shape; expected CxKxN"),
     (["--block-sizes", "24"], "invalid choice: 24"),
 ])

@@ -74,6 +74,10 @@ inline constexpr int kMaxExactDwBlock = 16;
 constexpr int64_t small_dw_batch(int feature_axis, int element_size) {
   return (feature_axis == 0 ? 256 : 128) / (element_size == 4 ? 4 : 1);
 }
+// And up to so many where the cost model says so, which is far off above.
+constexpr int64_t most_small_dw_batch(int feature_axis, int element_size) {
+  return small_dw_batch(feature_axis, element_size) * (element_size == 4 && feature_axis == 0 ? 16 : 2);
+}
 
 // `features`: the more of inputs and outputs. 16-byte pieces of rows, and bytes of four rows, are counted in 32 bits.
 constexpr bool small_dw_counts(int64_t features, int64_t batch, int element_size) {
