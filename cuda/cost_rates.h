@@ -90,8 +90,8 @@ inline constexpr double kDenseTf32 = 360, kDenseDwTf32 = 356;
 // all that follows (docs/kernel-notes.md, "Layers of usual sizes"). [feature axis][block size]
 inline constexpr double kStreamRate16[2][5] = {{9.4e12, 8.3e12, 1.02e13, 9.6e12, 1.03e13},
                                                {8.4e12, 6.3e12, 9.2e12, 8.8e12, 9.8e12}};
-inline constexpr double kStreamRateTf32[2][5] = {{1, 5.6e12, 8e12, 8e12, 8.8e12},  // no streams of blocks of 8
-                                                 {1, 6.5e12, 8.1e12, 8.5e12, 9.1e12}};
+inline constexpr double kStreamRateTf32[2][5] = {{1, 4.6e12, 8e12, 8e12, 8.8e12},  // no streams of blocks of 8
+                                                 {1, 4.6e12, 8.1e12, 8.5e12, 9.1e12}};
 
 // The same of dw out of registers, 4096 x 4096 at a density of 0.25. [feature axis]
 inline constexpr double kSmallDwRate16[2][5] = {{9.5e12, 7e12, 7e12, 7e12, 7e12},
