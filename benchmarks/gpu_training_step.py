@@ -5,8 +5,8 @@
 Three models of the same depth: BlockSparseDense of the given width, Dense of that width, and Dense
 of about as many parameters. bfloat16 activations, float32 weights (Keras's mixed_bfloat16), SGD.
 Also the time of the products alone, in the same number and shapes, and so the share of the step
-that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --xla all of it is
-compiled by XLA, as Keras does by itself on a GPU. With --kernels also what each kernel adds to a step, by
+that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --xla steps are
+compiled by XLA, as Keras does by itself on a GPU (the products alone are not: XLA leaves out equal ones). With --kernels also what each kernel adds to a step, by
 TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
 """
 
@@ -57,12 +57,12 @@ def training_step(layers, batch, width, xla):
     return step, model.count_params()
 
 
-def products_alone(matmul, depth, batch, xla):
+def products_alone(matmul, depth, batch):
     """The fprop, dx and dw of `depth` layers but for the first one's dx."""
     x = tf.random.normal([batch, matmul.C], dtype=tf.bfloat16)
     w = tf.Variable(tf.random.normal(matmul.w_shape))
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=False)
     def step():
         total = 0.0
         for layer in range(depth):
@@ -124,7 +124,7 @@ def main():
                   for _ in range(options.depth)]
         step, parameters = training_step(layers, options.batch, width, options.xla)
         matmul = BlocksparseMatMul(layout, block_size=block_size)
-        products = median_seconds(products_alone(matmul, options.depth, options.batch, options.xla),
+        products = median_seconds(products_alone(matmul, options.depth, options.batch),
                                   options.repeats)
         report(f"block-sparse {width}, block {block_size}", step, parameters, products)
     narrow = int(round(width * options.density**0.5 / 8) * 8)

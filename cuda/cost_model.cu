@@ -228,7 +228,7 @@ double dense_seconds(const Product& product) {
   if (product.is_tf32 && request.is_dw && product.axis == 1) {
     seconds += copy_seconds(product.activation_bytes());
   }
-  return seconds + (product.is_tf32 ? kDenseStartTf32 : kDenseStart16);
+  return seconds + (request.dtype == BSPARSE_FLOAT32 ? kDenseStart32 : kDenseStart16);
 }
 
 }  // namespace

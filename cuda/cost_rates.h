@@ -107,14 +107,14 @@ inline constexpr double kStepsOfDwSplit = 4.5;
 
 // What a product takes that has next to nothing to do, in seconds: launches, the way to the first product, the last stores.
 // Packed and arranged weights take a launch of their own, as do the dense matrix and the blocks' map.
-inline constexpr double kStart = 8e-6;  // by sm80
+inline constexpr double kStart = 5e-6;  // by sm80
 inline constexpr double kSmallDwStart = 3.5e-6, kSmallDwEntry = 1.2e-8;  // and for each batch entry,
 inline constexpr double kMostOfSmallDwEntries = 5e-6;                        // as far as it is not split
-inline constexpr double kStreamStart = 5e-6, kTurningStart = 2e-6;
+inline constexpr double kStreamStart = 5e-6, kTurningStart = 1e-6;
 inline constexpr double kUnionStart16 = 7e-6, kPackedUnionStart = 10e-6, kUnionStartTf32 = 9e-6;
 inline constexpr double kSweepStart = 10e-6;
 inline constexpr double kDwColumnsStart = 7e-6, kDwTilesStart = 10e-6;
-inline constexpr double kDenseStart16 = 6.5e-6, kDenseStartTf32 = 10e-6;
+inline constexpr double kDenseStart16 = 7e-6, kDenseStart32 = 10e-6;
 // Of what is shorter, products or copies, so much is not hidden behind the other.
 inline constexpr double kExposedOfDense = 0.2, kExposedOfDenseDw = 0.8, kMostExposedOfDense = 10e-6;
 
