@@ -6,7 +6,8 @@ Three models of the same depth: BlockSparseDense of the given width, Dense of th
 of about as many parameters. bfloat16 activations, float32 weights (Keras's mixed_bfloat16), SGD.
 Also the time of the products alone, in the same number and shapes, and so the share of the step
 that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --xla steps are
-compiled by XLA, as Keras does by itself on a GPU (the products alone are not: XLA leaves out equal ones). With --kernels also what each kernel adds to a step, by
+compiled by XLA, as Keras does by itself on a GPU (the products alone are not: XLA leaves out equal
+ones). With --kernels also what each kernel adds to a step, by
 TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
 """
 
