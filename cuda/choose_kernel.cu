@@ -83,10 +83,11 @@ bsparse_kernel large_dw_family(const bsparse_tile_request& request, bool hopper)
 bool is_small_dw(const bsparse_tile_request& request, bool hopper) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int>(element_size(request.dtype));
-  const int64_t always = small_dw_batch(request.feature_axis, size);
-  const bool is_small = request.batch <= always ||
-                        (request.density > 0.0f && request.batch <= most_small_dw_batch(request.feature_axis, size) &&
-                         small_dw_is_faster(request, large_dw_family(request, hopper)));
+  const bool is_dense = request.density > 0.25f;  // large blocks are soon faster otherwise
+  const bool always = request.batch <= small_dw_batch(request.feature_axis, size) / (is_dense ? 2 : 1);
+  const bool is_small = always || (request.density > 0.0f &&
+                                   request.batch <= most_small_dw_batch(request.feature_axis, size) &&
+                                   small_dw_is_faster(request, large_dw_family(request, hopper)));
   if (request.batch <= 0 || !is_small) return false;
   const int64_t features =
       int64_t{std::max(request.in_blocks, request.out_blocks)} * request.block_size;

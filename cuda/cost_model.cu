@@ -257,9 +257,10 @@ bool small_dw_is_faster(const bsparse_tile_request& request, bsparse_kernel othe
 
 ProductSeconds product_seconds(const bsparse_tile_request& request, bsparse_kernel family) {
   const Product product(request);
-  // Activations and stored blocks pass through memory once, however it is done.
-  const double bytes = product.activation_bytes() + product.stored_weights * product.size;
-  return {std::max(sparse_seconds(product, family), copy_seconds(bytes)), dense_seconds(product)};
+  // However it is done, stored blocks come from memory, or go there, and activations pass once.
+  const double least = kStart + copy_seconds(product.activation_bytes()) +
+                       product.stored_weights * product.size / kMemoryRate;
+  return {std::max(sparse_seconds(product, family), least), dense_seconds(product)};
 }
 
 bool dense_is_faster(const ProductSeconds& seconds) {

@@ -134,7 +134,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((128, 0.1, 0), 256, "float16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((8, 0.05), 512, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((64, 0.25), 512, "bfloat16", {}, "sm90", ["sparse kernels", "suits", "clusters of"]),
-        ((8, 0.25), 256, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
+        ((8, 0.15), 256, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((32, 0.5, 0), 256, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((8, 0.5), 256, "bfloat16", {}, "dense", [": dense"]),
         ((16, 0.7), 256, "float16", {}, "dense", [": dense"]),
@@ -144,7 +144,9 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((32, 0.1), 8192, "bfloat16", dict(product="dw"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((32, 0.01), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse", "suits"]),
-        ((64, 0.05), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
+        ((64, 0.05), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
+         ["sparse kernels", "suits"]),
+        ((32, 0.05), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((64, 0.1), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
@@ -154,15 +156,15 @@ def matmul(block_size, density, feature_axis=1, features=8192):
          ["sparse kernels", "suits"]),
         ((32, 0.01, 0), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
-        ((32, 0.01), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
-         ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
+        ((32, 0.01), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
+         ["sparse kernels", "suits"]),
         ((64, 0.5), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse kernels", "suits"]),
         ((128, 0.1, 0), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
         ((128, 0.1), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
          ["sparse kernels", "suits"]),
-        ((128, 0.02), 8192, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
-         ["sparse kernels", "suits", "tiles of the layout"]),
+        ((128, 0.02), 8192, "float32", dict(product="dw", precision="tf32"), "sm90",
+         ["sparse kernels", "suits"]),
         ((8, 0.05, 0), 8192, "float16", dict(product="dw"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((16, 0.01, 0), 8192, "bfloat16", dict(product="dw"), "sm90", ["sparse", "suits"]),
@@ -180,7 +182,9 @@ def matmul(block_size, density, feature_axis=1, features=8192):
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((128, 0.1, 0), 64, "float32", dict(product="dw", precision="tf32", device="sm_80"),
          "sm80 small", ["sparse kernels", "capability 9.0", "operands go from memory to registers"]),
-        ((32, 0.1), 64, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
+        ((32, 0.1), 64, "float32", dict(product="dw", precision="tf32"), "sm80 small",
+         ["sparse kernels", "suits", "operands go from memory to registers"]),
+        ((32, 0.1), 128, "float32", dict(product="dw", precision="tf32"), "sm90 dw tiles",
          ["sparse kernels", "suits", "tiles of the layout", "clusters of 2"]),
         ((64, 0.1), 8192, "bfloat16", dict(gated=True), "sm90", ["sparse", "suits", "clusters of"]),
         # TF32 has CTAs alone in some cells.
@@ -200,7 +204,7 @@ def matmul(block_size, density, feature_axis=1, features=8192):
         ((8, 0.01), 16384, "bfloat16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
         ((16, 0.25, 0), 8192, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.01, 0), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of"]),
-        ((16, 0.01), 8192, "float16", {}, "sm90", ["sparse", "suits", "clusters of 8"]),
+        ((16, 0.01), 8192, "float16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
         ((16, 0.1, 0), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of 2"]),
         ((16, 0.1), 8192, "float32", dict(precision="tf32"), "sm90 sweep",
          ["sparse", "suits", "sweeps", "clusters of 2"]),
@@ -225,10 +229,18 @@ def matmul(block_size, density, feature_axis=1, features=8192):
          ["sparse", "capability 9.0", "small variant"]),
         ((8, 0.1), 64, "bfloat16", {}, "sm90 stream", ["sparse kernels", "suits", "streams"]),
         ((8, 0.01), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of"]),
+        ((8, 0.01), 4200, "bfloat16", {}, "sm90 sweep", ["sparse", "suits", "sweeps", "clusters of 2"]),
         ((64, 0.1), 8192, "bfloat16", dict(aligned=False), "sm80", ["sparse", "16 bytes"]),
         ((64, 0.1, 0), 8190, "bfloat16", {}, "sm80", ["sparse", "multiple of 8"]),
-        ((64, 0.2, 1, 1024), 256, "float32", dict(precision="tf32"), "sm80 small",
+        ((64, 0.2, 1, 1024), 256, "float32", dict(precision="tf32"), "sm90 stream",
+         ["sparse", "suits", "streams"]),
+        ((64, 0.5, 1, 256), 4160, "float32", dict(precision="tf32"), "sm80 small",
          ["sparse", "2^29", "outside the tensor cores"]),
+        # Layers of usual sizes.
+        ((32, 0.1, 1, 2048), 1024, "bfloat16", {}, "sm90 stream", ["sparse", "suits", "streams"]),
+        ((64, 0.1, 0, 4096), 1024, "bfloat16", {}, "sm90", ["sparse", "suits", "clusters of"]),
+        ((8, 0.5, 1, 1024), 1024, "bfloat16", {}, "dense", [": dense"]),
+        ((16, 0.25, 1, 1024), 1024, "bfloat16", dict(product="dw"), "dense", [": dense"]),
         ((64, 0.1, 0), 12, "bfloat16", {}, "sm80 small", ["sparse", "multiple of 8", "mostly empty"]),
         # The dense matrix. Where Hopper's kernels do not suit, it wins earlier.
         ((32, 0.4, 0), 8192, "float32", dict(precision="tf32"), "sm90", ["sparse", "suits", "clusters"]),
@@ -294,14 +306,14 @@ def test_tensor_float_32_is_tensorflows_switch_unless_said(enabled):
 @pytest.mark.parametrize("product", choice.PRODUCTS)
 def test_the_plan_is_cut_for_the_chosen_tile(product):
     layer = BlocksparseMatMul(layouts.barabasi_albert(64, m=4, out_blocks=96), block_size=32)
-    found = plan.explain(layer, 1000, "bfloat16", product, device="sm_90")
+    found = plan.explain(layer, 8000, "bfloat16", product, device="sm_90")
     tile = found.choice.tile
     if product == "dw":
         stored = found.plan.blocks[..., 2]
         stored = stored[stored >= 0]
     else:
         assert found.plan.groups.shape[1] == tile.columns
-        assert found.plan.batch_tiles == -(-1000 // tile.batch_tile)
+        assert found.plan.batch_tiles == -(-8000 // tile.batch_tile)
         outputs = layer.CB if product == "dx" else layer.KB
         columns = found.plan.groups[found.plan.groups >= 0]
         np.testing.assert_array_equal(np.sort(columns), np.arange(outputs))
