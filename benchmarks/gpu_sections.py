@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import functools
 import itertools
 
 import gpu_layouts
@@ -76,7 +77,7 @@ GRIDS = {
 def cases(section, grid):
     """Yields the Cases of a section, one layout at a time."""
     make = {"uniform": _random_cases, "peers": _random_cases, "layouts": _layout_cases,
-            "small": _small_cases, "usual": _usual_cases}[section]
+            "small": _small_cases, "usual": functools.partial(_random_cases, warm=True)}[section]
     for shape, dtype, block_size, axis in itertools.product(
             grid.shapes, grid.dtypes, grid.block_sizes, grid.axes):
         if shape[0] % block_size or shape[1] % block_size:
@@ -92,9 +93,9 @@ def _uniform(blocks, density, count=None):
     return gpu_layouts.uniform(blocks, count)
 
 
-def _random_cases(grid, common, blocks):
+def _random_cases(grid, common, blocks, **timed):
     for density in grid.densities:
-        yield Case(name="uniform", layout=_uniform(blocks, density), density=density, **common)
+        yield Case(name="uniform", layout=_uniform(blocks, density), density=density, **timed, **common)
 
 
 def _layout_cases(grid, common, blocks):
@@ -114,14 +115,7 @@ def _small_cases(grid, common, blocks):
         layout = gpu_layouts.structured(name, blocks[0], density)
         yield Case(name=name, layout=layout, density=density, rotates=True, **common)
         return
-    for density in grid.densities:
-        yield Case(name="uniform", layout=_uniform(blocks, density), density=density,
-                   rotates=True, **common)
-
-
-def _usual_cases(grid, common, blocks):
-    for density in grid.densities:
-        yield Case(name="uniform", layout=_uniform(blocks, density), density=density, warm=True, **common)
+    yield from _random_cases(grid, common, blocks, rotates=True)
 
 
 def _demand_square(shape):

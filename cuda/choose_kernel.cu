@@ -46,21 +46,29 @@ bool is_stream(const bsparse_tile_request& request) {
 }
 
 bool is_sweep(const bsparse_tile_request& request) {
-  return !request.is_dw && !is_stream(request) &&
-         may_sweep(request.block_size, static_cast<int>(element_size(request.dtype)),
+  return may_sweep(request.block_size, static_cast<int>(element_size(request.dtype)),
                    int64_t{request.in_blocks} * request.block_size,
                    int64_t{request.out_blocks} * request.block_size, request.batch) &&
          sweep_is_faster(request);
 }
 
+// What a product would go by if the Hopper families suit it.
+bsparse_kernel hopper_family(const bsparse_tile_request& request) {
+  if (request.is_dw) return dw_goes_by_tiles(hopper_dw(request)) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
+  if (is_stream(request)) return BSPARSE_SM90_STREAM;
+  return is_sweep(request) ? BSPARSE_SM90_SWEEP : BSPARSE_SM90;
+}
+
 // Tensor maps want strides of 16 bytes, and count the batch in 32 bits.
-bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int compute_capability) {
+bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, bsparse_kernel family,
+                                 int compute_capability) {
   if (compute_capability != 90) return BSPARSE_HOPPER_NEEDS_CAPABILITY_90;
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) {
     return BSPARSE_HOPPER_NEEDS_16_BIT;
   }
   const auto size = static_cast<int>(element_size(request.dtype));
-  if (!request.is_dw && request.block_size < smallest_product_block(size) && !is_sweep(request)) {
+  if (!request.is_dw && request.block_size < smallest_product_block(size) &&
+      family != BSPARSE_SM90_SWEEP) {
     return BSPARSE_HOPPER_NEEDS_LARGER_BLOCKS;
   }
   if (!request.aligned) return BSPARSE_HOPPER_NEEDS_ALIGNMENT;
@@ -68,26 +76,22 @@ bsparse_hopper_reason why_hopper(const bsparse_tile_request& request, int comput
       (request.feature_axis == 0 && request.batch * size % 16 != 0)) {
     return BSPARSE_HOPPER_NEEDS_OTHER_BATCH;
   }
-  if (!is_stream(request) && is_small_tf32_product(request)) {
+  if (family != BSPARSE_SM90_STREAM && is_small_tf32_product(request)) {
     return BSPARSE_HOPPER_NEEDS_LARGER_PRODUCT;
   }
   return BSPARSE_HOPPER_SUITS;
 }
 
-bsparse_kernel large_dw_family(const bsparse_tile_request& request, bool hopper) {
-  if (!hopper) return BSPARSE_SM80;
-  return dw_goes_by_tiles(hopper_dw(request)) ? BSPARSE_SM90_DW_TILES : BSPARSE_SM90;
-}
-
-// Rows of x and dy are read 16 bytes at once. Turned round a row has up to 7 entries more.
-bool is_small_dw(const bsparse_tile_request& request, bool hopper) {
+// Whether dw goes out of registers and not by the `other` family. Rows of x and dy are read 16 bytes at once. Turned round a
+// row has up to 7 entries more.
+bool is_small_dw(const bsparse_tile_request& request, bsparse_kernel other) {
   if (request.dtype == BSPARSE_FLOAT32 && request.float32_math != BSPARSE_FLOAT32_TF32) return false;
   const auto size = static_cast<int>(element_size(request.dtype));
   const bool is_dense = request.density > 0.25f;  // large blocks are soon faster otherwise
   const bool always = request.batch <= small_dw_batch(request.feature_axis, size) / (is_dense ? 2 : 1);
   const bool is_small = always || (request.density > 0.0f &&
                                    request.batch <= most_small_dw_batch(request.feature_axis, size) &&
-                                   small_dw_is_faster(request, large_dw_family(request, hopper)));
+                                   small_dw_is_faster(request, other));
   if (request.batch <= 0 || !is_small) return false;
   const int64_t features =
       int64_t{std::max(request.in_blocks, request.out_blocks)} * request.block_size;
@@ -95,16 +99,17 @@ bool is_small_dw(const bsparse_tile_request& request, bool hopper) {
          small_dw_counts(features, request.batch + 7, size);
 }
 
-bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
-  if (request.is_dw) {
-    return is_small_dw(request, hopper) ? BSPARSE_SM80_SMALL : large_dw_family(request, hopper);
-  }
-  if (!hopper) {
-    return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL
-                                                                          : BSPARSE_SM80;
-  }
-  if (is_sweep(request)) return BSPARSE_SM90_SWEEP;
-  return is_stream(request) ? BSPARSE_SM90_STREAM : BSPARSE_SM90;
+// Of fprop and dx where the Hopper families do not suit.
+bsparse_kernel sm80_family(const bsparse_tile_request& request) {
+  return request.batch <= kSmallBatch || is_small_tf32_product(request) ? BSPARSE_SM80_SMALL
+                                                                        : BSPARSE_SM80;
+}
+
+// `on_hopper`: by which it goes if `suits`.
+bsparse_kernel sparse_family(const bsparse_tile_request& request, bsparse_kernel on_hopper, bool suits) {
+  if (!request.is_dw) return suits ? on_hopper : sm80_family(request);
+  const bsparse_kernel other = suits ? on_hopper : BSPARSE_SM80;
+  return is_small_dw(request, other) ? BSPARSE_SM80_SMALL : other;
 }
 
 }  // namespace
@@ -112,9 +117,10 @@ bsparse_kernel sparse_family(const bsparse_tile_request& request, bool hopper) {
 Choice choose_kernel(const bsparse_tile_request& request, int compute_capability,
                      bool assume_cublas) {
   Choice choice{};
-  choice.hopper = why_hopper(request, compute_capability);
-  const bool hopper = choice.hopper == BSPARSE_HOPPER_SUITS;
-  const bsparse_kernel sparse = sparse_family(request, hopper);
+  const bsparse_kernel on_hopper = hopper_family(request);
+  choice.hopper = why_hopper(request, on_hopper, compute_capability);
+  const bsparse_kernel sparse =
+      sparse_family(request, on_hopper, choice.hopper == BSPARSE_HOPPER_SUITS);
   choice.seconds = product_seconds(request, sparse);
   choice.dense = why_dense(request, choice.seconds, assume_cublas);
   choice.family = choice.dense == BSPARSE_DENSE_IS_FASTER ? BSPARSE_DENSE : sparse;

@@ -86,8 +86,8 @@ inline constexpr double kDense16 = 750, kDenseFloat32 = 50;
 // In TF32, of operands of which at least one lies along the sum (dense/matmul.cu turns those round that do not).
 inline constexpr double kDenseTf32 = 360, kDenseDwTf32 = 356;
 
-// Bytes a second that streams take out of L2, 1024 to 4096 inputs and outputs, batches of 256 to 2048, on an H200, like
-// all that follows (docs/kernel-notes.md, "Layers of usual sizes"). [feature axis][block size]
+// Bytes a second that streams take out of L2, 1024 to 4096 inputs and outputs, batches of 256 to 2048, on an H200
+// (docs/kernel-notes.md, "Layers of usual sizes"). [feature axis][block size]
 inline constexpr double kStreamRate16[2][5] = {{9.4e12, 8.3e12, 1.02e13, 9.6e12, 1.03e13},
                                                {8.4e12, 6.3e12, 9.2e12, 8.8e12, 9.8e12}};
 inline constexpr double kStreamRateTf32[2][5] = {{1, 4.6e12, 8e12, 8e12, 8.8e12},  // no streams of blocks of 8
@@ -99,17 +99,18 @@ inline constexpr double kSmallDwRate16[2][5] = {{9.5e12, 7e12, 7e12, 7e12, 7e12}
 inline constexpr double kSmallDwRateTf32[2][5] = {{6.9e12, 5.6e12, 4.1e12, 4.1e12, 4.1e12},
                                                   {3.5e12, 2.9e12, 2.8e12, 2.8e12, 2.8e12}};
 
-// Bytes a second that copies reach, in memory and where they fit in L2.
+// Bytes a second that copies reach: in an H100's memory, and in an H200's L2 where they fit.
 inline constexpr double kMemoryRate = 2.8e12, kCachedRate = 5e12;
 inline constexpr double kCacheBytes = 48e6;
-// Steps of the batch that an item of dw computes in the time that its partial sums take.
+// Steps of the batch that an item of dw computes in the time that its partial sums take: as DwSplits() of
+// cc/plan/matmul_plan.cc has it.
 inline constexpr double kStepsOfDwSplit = 4.5;
 
-// What a product takes that has next to nothing to do, in seconds: launches, the way to the first product, the last stores.
-// Packed and arranged weights take a launch of their own, as do the dense matrix and the blocks' map.
+// What a product takes on an H200 that has next to nothing to do, in seconds: launches, the way to the first product, the
+// last stores. Packed and arranged weights take a launch of their own, as do the dense matrix and the blocks' map.
 inline constexpr double kStart = 5e-6;  // by sm80
-inline constexpr double kSmallDwStart = 3.5e-6, kSmallDwEntry = 1.2e-8;  // and for each batch entry,
-inline constexpr double kMostOfSmallDwEntries = 5e-6;                        // as far as it is not split
+// With so much for each batch entry, up to a batch that is split.
+inline constexpr double kSmallDwStart = 3.5e-6, kSmallDwEntry = 1.2e-8, kMostOfSmallDwEntries = 5e-6;
 inline constexpr double kStreamStart = 5e-6, kTurningStart = 1e-6;
 inline constexpr double kUnionStart16 = 7e-6, kPackedUnionStart = 10e-6, kUnionStartTf32 = 9e-6;
 inline constexpr double kSweepStart = 10e-6;

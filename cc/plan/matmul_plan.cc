@@ -259,7 +259,7 @@ constexpr int64_t kMaxDwSplits = 64;
 // Ranges of the batch for work of which `slots` parts run at once, so that the last round is
 // nearly full: a round that is not costs as much as one that is, and every range beyond the first
 // as much as some steps, since its partial sums are written and read again, but no less than was found to
-// suit batches of 8192. At least `least` of them, if the batch has so many.
+// suit batches of 8192 (so reckons cuda/cost_model.cu, too). At least `least` of them, if the batch has so many.
 int32_t DwSplits(int64_t parts, int64_t slots, int64_t steps, int64_t least) {
   const double cost_of_split = std::max(0.05, 4.5 / static_cast<double>(steps));  // of a round
   const int64_t most = std::min(kMaxDwSplits, std::max<int64_t>(1, steps / kMinDwSteps));

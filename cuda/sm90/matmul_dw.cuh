@@ -53,6 +53,9 @@ struct Sm90MatmulDwTraits {
   static constexpr int kThreads = kUnionThreads + (kOfRegisters ? 32 * kDwTurners : 0);
   static constexpr int kTurnerRegisters = 56, kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = kOfRegisters ? 208 : 232;
+  static_assert(!kOfRegisters || (kRowBytes == kTurnedRowBytes && kBoxBytes == kTurnedBoxBytes &&
+                                  kTileBytes == DwInputs::kTileBytes && kStepEntries == DwInputs::kStepEntries),
+                "boxes as dw_of_registers.cuh takes them");
 };
 
 // Where the stages and their barriers are: a stage is dy and behind it the x of as many blocks as the
@@ -377,8 +380,8 @@ Kernel sm90_matmul_dw_entry() {
 template <class Math, int kBlockSize>
 Kernel sm90_matmul_dw_for(int feature_axis) {
   if (feature_axis == 0) return sm90_matmul_dw_entry<Sm90MatmulDwTraits<Math, kBlockSize, 0>>();
-  // Rows of 32 bytes, all that a block of 16 has with features last, take the copy engine as long as
-  // rows of 128.
+  // Rows of 32 bytes, all that a block of 16 has with features last in 16 bit, take the copy engine as long as
+  // rows of 128; in TF32 boxes that are turned round have 32 features.
   if constexpr (kBlockSize == 16) {
     return {};
   } else {
