@@ -7,8 +7,8 @@ of about as many parameters. bfloat16 activations, float32 weights (Keras's mixe
 Also the time of the products alone, in the same number and shapes, and so the share of the step
 that is spent elsewhere. Medians of steps timed on the host after a synchronisation. With --xla steps are
 compiled by XLA, as Keras does by itself on a GPU (the products alone are not: XLA leaves out equal
-ones). With --kernels also what each kernel adds to a step, by
-TensorFlow's profiler (benchmarks/gpu_profile.py), on a host that has CUPTI.
+ones). With --kernels also what each kernel adds to a step, by TensorFlow's profiler
+(benchmarks/gpu_profile.py), on a host that has CUPTI.
 """
 
 import argparse
