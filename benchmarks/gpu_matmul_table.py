@@ -1,4 +1,4 @@
-"""Prints README's tables of GPU figures from what benchmarks/gpu_matmul.py wrote.
+"""Prints the tables of GPU figures in docs/speed.md and README from what benchmarks/gpu_matmul.py wrote.
 
     python benchmarks/gpu_matmul_table.py uniform.json [small.json ...]
 
