@@ -26,7 +26,7 @@ cuda: setup
 	@BSPARSE_CUDA=1 tools/build
 
 limits: setup
-	@BSPARSE_CUDA=1 bazel build //benchmarks:gpu_constants
+	@BSPARSE_CUDA=1 bazel build //benchmarks:gpu_constants //benchmarks:libgpu_mixture.so
 
 demo: build
 	@$(PYTHON) examples/byte_lm.py $(ARGS)

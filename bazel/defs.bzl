@@ -96,12 +96,12 @@ _OLDEST = [
 ]
 
 # Instructions that only this one GPU has.
-_HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
+HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
 
 def cuda_object(name, src, hdrs = [], copts = [], architectures = []):
     """Compiles one .cu file to <name>.pic.o; unless told otherwise those of sm90/ for Hopper alone."""
     if not architectures:
-        architectures = _HOPPER if src.startswith("sm90/") else _ARCHITECTURES
+        architectures = HOPPER if src.startswith("sm90/") else _ARCHITECTURES
     native.genrule(
         name = name,
         srcs = [src] + hdrs,
@@ -124,7 +124,7 @@ def cuda_binary(name, srcs, hdrs = []):
     objects = []
     for src in srcs:
         object = name + "_" + src.split(":")[-1][:-len(".cu")] + "_object"
-        cuda_object(object, src, hdrs, architectures = _OLDEST + _HOPPER)
+        cuda_object(object, src, hdrs, architectures = _OLDEST + HOPPER)
         objects.append(":" + object)
     native.cc_binary(
         name = name,
@@ -132,7 +132,7 @@ def cuda_binary(name, srcs, hdrs = []):
         deps = ["@local_config_cuda//:cudart_static"],
     )
 
-def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):
+def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}, architectures = []):
     """A shared library of CUDA code and nothing else; no target at all in a CPU-only build.
 
     Linked alone: libtensorflow_framework.so.2 exports the CUDA runtime as stubs, which would take
@@ -144,6 +144,7 @@ def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):
       hdrs: every header they include; nvcc's actions have no include scanner.
       copts: nvcc options for all.
       variants: {source: {variant: [nvcc options]}}; a source that is not named is compiled once.
+      architectures: nvcc options, as of cuda_object.
     """
     if not CUDA_ENABLED:
         return
@@ -152,7 +153,7 @@ def cuda_shared_library(name, srcs, hdrs = [], copts = [], variants = {}):
         stem = src[:-len(".cu")].replace("/", "_")
         for variant, options in variants.get(src, {"": []}).items():
             object = stem + ("_" + variant if variant else "")
-            cuda_object(object, src, hdrs, copts + options)
+            cuda_object(object, src, hdrs, copts + options, architectures)
             objects.append(":" + object)
     cc_shared_library(
         name = name,

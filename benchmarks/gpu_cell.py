@@ -4,6 +4,7 @@ import cuda_binding as cuda
 import gpu_limits
 import gpu_peers
 import gpu_timing
+import gpu_traffic
 import numpy as np
 from cuda_binding import torch
 
@@ -122,8 +123,8 @@ class Cell:
 
     # One row of a table.
 
-    def measure(self, operation, timers, rates, peers=()):
-        """A row: plain values for a table and JSON.
+    def measure(self, operation, timers, rates, peers=(), mixtures=None):
+        """A row: plain values for a table and JSON. With a gpu_mixture.Mixtures also its time, where there is one.
 
         Raises:
           SystemExit: our result is wrong.
@@ -143,7 +144,7 @@ class Cell:
         else:
             dense = self.prepare_dense(operation, self.dense.clone() if operation == "dw"
                                        else self.dense)
-            timer = (lambda function: timers.graph([function])) if self.case.warm else timers.cold
+            timer = self._timer(timers)
             seconds = {"ours": timer(call), "dense": timer(dense)}
         more, refusals = gpu_peers.time_peers(peers, self, operation, timers.cold)
         entries = None
@@ -151,17 +152,28 @@ class Cell:
             entries = plan.tables["items"].cpu().numpy()
         elif operation != "dw":
             entries = plan.entries(tile)
-        limit = gpu_limits.modelled_seconds(rates, self.work(operation), tile,
-                                            plan.numbers["num_items"], entries)
+        counts = self.work(operation), tile, plan.numbers["num_items"], entries
+        traffic = gpu_traffic.traffic_of(*counts)
+        mixture = mixtures.prepare(traffic, self.dtype) if mixtures and traffic else None
+        if mixture is not None:
+            seconds["mixture"] = self._timer(timers)(mixture)
         return dict(
             section=self.case.section, layout=self.case.name, shape=self.case.shape,
             dtype=self.dtype, block_size=self.block_size, feature_axis=self.feature_axis,
             density=self.case.density, blocks=self.blocks,
             actual_density=float(self.layout.mean()), operation=operation,
-            seconds={**seconds, **more}, no_answer=refusals, limit_seconds=limit,
+            seconds={**seconds, **more}, no_answer=refusals,
+            limit_seconds=gpu_limits.modelled_seconds(rates, *counts),
             relative_error=error, dense_relative_error=dense_error,
             kernel=FAMILIES[tile.kernel], kernel_name=choice.name.decode(),
             modelled_seconds=dict(sparse=choice.sparse_seconds, dense=choice.dense_seconds))
+
+    def _timer(self, timers):
+        """Of a function that nothing rotates for."""
+        if self.case.rotates or self.case.warm or timers.lasting:
+            timer = timers.lasting if timers.lasting and not self.case.rotates else timers.graph
+            return lambda function: timer([function])
+        return timers.cold
 
     def _rotated_seconds(self, operation, timer, plan):
         def several(weights, prepare):

@@ -1,9 +1,9 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
-The limit is the slowest of these: the tensor cores, L2 reads of what the plan loads, the rows that
-these come in, and every byte that is used once through memory; of sweeps also reads of shared
-memory, where every block finds its x and, for every batch tile, its weights; of tiles of dw what is
-written there, and x or dy of every block (the other one it may share with a neighbour). L2 reads are
+The limit is the slowest of these, each taken for itself (what they can do together: gpu_mixture.py): the tensor cores, L2 reads of what the plan loads, the rows that
+these come in, and every byte that is used once through memory; of sweeps and tiles of dw also shared memory, what
+is written there and what is read by blocks: x and, for every batch tile, weights; or x or dy (the other one a block may
+share with a neighbour). L2 reads are
 for union tiles the x tiles that the CTAs of an item read, and those that they are sent (and products
 are padded to 64 outputs), for sweeps all of x that an item uses, for the others both operands of
 every block, at the rate that sharing neighbours see. The dense product is bound by the tensor cores.
@@ -16,12 +16,12 @@ measured, are not counted.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
-import numpy as np
-from cuda_binding import (DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_DW_TILES, SM90_STREAM, SM90_SWEEP,
-                          SWEEP_BOX_ROW_BYTES, SWEEP_STAGE_WORDS)
+import gpu_traffic
+from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90, SM90_STREAM
 
 SMALL_DW_CELL = 32  # features of a block that a warp of small dw takes at once
 SHORT_ROW = 32  # bytes
@@ -89,10 +89,11 @@ class Work:
 
     @property
     def passing_features(self):
-        """Features whose activations pass through memory: read where they are used, written in any case."""
+        """Features whose activations pass through memory: those that are read, where they are used, and
+        those that are written; of dw both are read."""
         inputs, outputs = self.used or self.features
-        return {"fprop": inputs + self.features[1], "dx": self.features[0] + outputs,
-                "dw": inputs + outputs}[self.operation]
+        return {"fprop": (inputs, self.features[1]), "dx": (outputs, self.features[0]),
+                "dw": (inputs, outputs)}[self.operation]
 
     @property
     def flops(self):
@@ -118,7 +119,7 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
     """
     bs, batch, size = work.block_size, work.batch, work.size
     weights = work.blocks * bs**2
-    features = sum(work.features) if tile.kernel == DENSE else work.passing_features
+    features = sum(work.features if tile.kernel == DENSE else work.passing_features)
     activations = 0 if work.activations_cached else batch * features
     dram = (activations + weights) * size / rates.dram
     if tile.kernel == DENSE:
@@ -136,48 +137,15 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
         else:
             l2 = work.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
-    if tile.kernel == SM90_DW_TILES:
-        ctas = tile.columns // tile.cta_columns
-        chunk = 128 * batch
-        inputs, outputs = (int(entries[:, i].sum()) for i in (0, 1))
-        read = (inputs / ctas + outputs) * chunk / rates.l2
-        taken = (inputs + outputs) * chunk
-        operands = (work.blocks * max(1, tile.block_cells) * batch * bs * size + taken) / rates.shared
-        return max(work.flops / rates.mma_sync(work.dtype), read, taken / rates.delivered(ctas), operands, dram)
-    if tile.kernel == SM90_SWEEP:
-        stages = entries.reshape(-1, tile.columns // tile.cta_columns, SWEEP_STAGE_WORDS)
-        box_bytes = SWEEP_BOX_ROW_BYTES * batch
-        boxes = int((stages[:, 0, 1] >> 16).sum())
-        weights = work.blocks * tiles * bs**2 * size
-        read = (boxes * box_bytes + weights) / rates.l2
-        delivered = boxes * stages.shape[1] * box_bytes + weights
-        delivered /= rates.delivered(stages.shape[1])
-        operands = (work.blocks * batch * bs * size + weights) / rates.shared
-        return max(work.flops / rates.mma_sync(work.dtype), read, delivered, operands, dram)
-    if work.operation == "dw":
-        l2 = (work.blocks + num_items) * batch * bs * size
-        rows = (work.blocks + num_items) * _short_activation_rows(work, tile) / rates.tma_rows_32
-        return max(work.flops / _wgmma_rate(rates, work.dtype), l2 / rates.l2, rows, dram)
-    # A record for each CTA and round: input block, whom it is sent to, weights.
-    records = entries.reshape(-1, entries.shape[1] * tile.cta_columns // tile.columns)
-    if tile.packed:
-        side = bs * tile.column_blocks
-        squares = tile.cta_columns * tile.entry_blocks // tile.column_blocks  # of a record
-        stored = records[:, 3:4].astype(np.uint32) >> np.arange(squares, dtype=np.uint32) & 1 > 0
-        weights = int(stored.sum()) * side**2
-    else:
-        side, stored = bs, records[:, 2 : 2 + tile.cta_columns] >= 0
-    # The groups of columns that share a product and have a block.
-    products = int(stored.reshape(-1, tile.shared_columns).any(axis=1).sum())
-    multiplied = 2.0 * products * side * tile.shared_columns * side * batch
-    multiplied /= _wgmma_rate(rates, work.dtype)
-    x_bytes = batch * bs * tile.entry_blocks * size
-    w_bytes = weights * tiles * size
-    sent = int((records[:, 1] != 0).sum())
-    read = (sent * x_bytes + w_bytes) / rates.l2
-    taken = int((records[:, 0] >= 0).sum())
-    delivered = (taken * x_bytes + w_bytes) / rates.delivered(tile.columns // tile.cta_columns)
-    return max(multiplied, read, delivered, dram)
+    traffic = gpu_traffic.traffic_of(work, tile, num_items, entries)
+    multiply = rates.mma_sync if traffic.operands else functools.partial(_wgmma_rate, rates)
+    shared = traffic.operands + traffic.delivered if traffic.operands else 0
+    rows = 0
+    if work.operation == "dw" and tile.kernel == SM90:
+        rows = (work.blocks + num_items) * _short_activation_rows(work, tile)
+    return max(traffic.flops / multiply(work.dtype), traffic.read / rates.l2,
+               traffic.delivered / rates.delivered(tile.columns // tile.cta_columns), shared / rates.shared,
+               rows / rates.tma_rows_32, dram)
 
 
 def _short_activation_rows(work, tile):

@@ -12,7 +12,8 @@ at most 2 times (dw: 3 times) as much as the dense one.
 
 `ours` is in useful TF/s: operations of the stored blocks. `limit` is what a model allows (see
 gpu_limits.py; rates that benchmarks/gpu_constants measured can be given), and % of it what ours
-reaches. `x dense` is speed over cuBLAS on the dense matrix, `x d` that times density: 1 is ideal.
+reaches. With --mixture the limit of Hopper's kernels for large batches is, if that is slower, what
+the same operations and copies take side by side without waiting (gpu_mixture.py, measured). `x dense` is speed over cuBLAS on the dense matrix, `x d` that times density: 1 is ideal.
 `x uni` is speed over a random layout of as many blocks.
 """
 
@@ -30,6 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import cuda_binding as cuda  # noqa: E402
 import gpu_cell  # noqa: E402
 import gpu_limits  # noqa: E402
+import gpu_mixture  # noqa: E402
 import gpu_peers  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
@@ -80,8 +82,8 @@ def columns(section, grid):
 
 
 def share(row):
-    """Of the modelled limit that ours reaches."""
-    return row["limit_seconds"] / row["seconds"]["ours"]
+    """Of the limit that ours reaches: the modelled one, or of a mixture that takes longer."""
+    return max(row["limit_seconds"], row["seconds"].get("mixture", 0.0)) / row["seconds"]["ours"]
 
 
 def over_best_peer(row):
@@ -96,13 +98,13 @@ def show(table, row):
     return " ".join(text.rjust(width) for text, (_, width, _) in zip(texts, table))
 
 
-def rows_of_section(section, grid, kernels, planner, timers, rates):
+def rows_of_section(section, grid, kernels, planner, timers, rates, mixtures):
     """Yields a section's rows. A structured layout's are held back until its twin is measured."""
     waiting = []
     for case in gpu_sections.cases(section, grid):
         cell = gpu_cell.Cell(case, kernels, planner)
         for operation in grid.operations:
-            row = cell.measure(operation, timers, rates, grid.peers)
+            row = cell.measure(operation, timers, rates, grid.peers, mixtures)
             if section != "layouts":
                 yield row
             elif not case.twin:
@@ -173,6 +175,8 @@ def parse(arguments=None):
     parser.add_argument("--time-limit", type=float, default=470.0, metavar="SECONDS",
                         help="of a section, which then stops short (default: %(default)s)")
     parser.add_argument("--constants", help="JSON file that benchmarks/gpu_constants wrote")
+    parser.add_argument("--mixture", nargs="?", const=gpu_mixture.LIBRARY, metavar="LIBRARY",
+                        help="measure limits, too, with libgpu_mixture.so (make limits)")
     parser.add_argument("--library", help="libbsparse_cuda.so to time")
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--dry-run", action="store_true", help="list the cells; needs no GPU")
@@ -211,11 +215,13 @@ def main():
     timers = Timers(gpu_timing.ColdTimer(options.repeats), gpu_timing.GraphTimer(options.repeats),
                     gpu_timing.LastingTimer() if options.in_a_row else None)
     kernels, planner = cuda.Kernels(options.library), cuda.Planner()
+    mixtures = gpu_mixture.Mixtures(options.mixture) if options.mixture else None
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s")
     rows = []
     for section, grid in grids.items():
-        rows += run_section(section, grid, options.time_limit, kernels, planner, timers, rates)
+        rows += run_section(section, grid, options.time_limit, kernels, planner, timers, rates,
+                            mixtures)
         if options.output:  # after each: a later section may fail
             report = dict(device=torch.cuda.get_device_name(), torch=torch.__version__,
                           date=str(datetime.date.today()), repeats=options.repeats,

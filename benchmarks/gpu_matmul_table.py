@@ -4,12 +4,14 @@
 
 Speed over the dense product: of section uniform a table for each dtype, the worse of the feature
 axes that were measured; of section small with the times of both; of section usual one for each dtype
-and product, by density.
+and product, by density. With --shares instead for section uniform the least share of the limit.
 """
 
 import argparse
 import json
 import pathlib
+
+import gpu_matmul
 
 OPERATIONS = ("fprop", "dx", "dw")
 
@@ -24,6 +26,12 @@ def cell(rows):
     return f"{speed(slowest):.2g}" + ("*" if slowest["kernel"] == "dense" else "")
 
 
+def share_cell(rows):
+    """The least share of the limit, in italics if no mixture was measured."""
+    least = min(rows, key=gpu_matmul.share)
+    return f"{gpu_matmul.share(least):.2f}" if "mixture" in least["seconds"] else f"*{gpu_matmul.share(least):.2f}*"
+
+
 def markdown(head, lines):
     yield "| " + " | ".join(head) + " |"
     yield "|---" * len(head) + "|"
@@ -31,7 +39,7 @@ def markdown(head, lines):
         yield "| " + " | ".join(line) + " |"
 
 
-def uniform_tables(rows):
+def uniform_tables(rows, cell=cell):
     rows = [row for row in rows if row.get("section", "uniform") == "uniform"]
     for dtype in sorted({row["dtype"] for row in rows}):
         of_dtype = [row for row in rows if row["dtype"] == dtype]
@@ -107,11 +115,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path, nargs="+")
-    for path in parser.parse_args().results:
+    parser.add_argument("--shares", action="store_true", help="of the limit, in place of speed")
+    options = parser.parse_args()
+    for path in options.results:
         result = json.loads(path.read_text())
         print(f"{result['device']}, {result['date']}, {path.name}")
-        for table in (*uniform_tables(result["rows"]), *small_table(result["rows"]),
-                      *usual_tables(result["rows"])):
+        if options.shares:
+            tables = uniform_tables(result["rows"], share_cell)
+        else:
+            tables = (*uniform_tables(result["rows"]), *small_table(result["rows"]), *usual_tables(result["rows"]))
+        for table in tables:
             print(f"\n{table}")
 
 

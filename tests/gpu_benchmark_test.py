@@ -13,9 +13,11 @@ import cuda_binding as cuda  # noqa: E402
 import gpu_layouts  # noqa: E402
 import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
+import gpu_mixture  # noqa: E402
 import gpu_profile  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
+import gpu_traffic  # noqa: E402
 
 FLAT = gpu_limits.Rates(l2=1e12, l2_shared_2=1e12, l2_multicast_2=1e12, l2_multicast_4=1e12,
                         dram=1e12, mma_sync_bf16=1e12, mma_sync_tf32=1e12, ffma=1e12,
@@ -137,6 +139,8 @@ def test_figures_of_a_row():
     assert gpu_matmul.useful_rate(row(), "ours") == pytest.approx(2 * 32 * 64 * 1000 / 1e-6 * 1e-12)
     assert gpu_matmul.useful_rate(row(), "cusparse") is None
     assert gpu_matmul.share(row()) == pytest.approx(0.5)
+    for mixture, share in ((0.4e-6, 0.5), (0.8e-6, 0.8)):  # the slower of both is the limit
+        assert gpu_matmul.share(row(seconds=dict(ours=1e-6, mixture=mixture))) == pytest.approx(share)
     assert gpu_matmul.over_best_peer(row()) == pytest.approx(2.0)
     assert gpu_matmul.over_best_peer(row(seconds=dict(ours=1.0, dense=1.0))) is None
     table = gpu_matmul.columns("peers", gpu_sections.GRIDS["peers"])
@@ -251,7 +255,8 @@ def test_sweeps_read_boxes_once_for_an_item_and_operands_from_shared_memory():
     box, weights = 64 * 512 * 2, 10 * 8 * 16**2 * 2
     assert seconds(l2=1.0) == 4 * box + weights
     assert seconds(l2_multicast_2=1.0) == 8 * box + weights
-    assert seconds(shared=1.0) == 10 * 512 * 16 * 2 + weights
+    # The copies write there, too.
+    assert seconds(shared=1.0) == 10 * 512 * 16 * 2 + weights + 8 * box + weights
     assert seconds(mma_sync_bf16=1.0) == sixteen.flops
 
 
@@ -294,6 +299,52 @@ def test_hopper_dw_copies_rows_of_x_by_block_and_of_dy_by_item():
     seconds = gpu_limits.modelled_seconds(slow_rows, work(operation="dw", block_size=16),
                                           tile(cuda.SM90, batch_tile=64), num_items=3)
     assert seconds == (10 + 3) * 512
+
+
+# Mixtures.
+
+MIXED = gpu_traffic.Traffic(flops=110e9, padding=27e9, operands=0, read=1009e6, delivered=1290e6, fetched=148e6, stored=134e6)
+
+
+def test_a_mixture_has_as_much_to_do_as_the_product():
+    ctas, piece = 132, gpu_mixture.PIECE
+    mixture = gpu_mixture.mixture_of(MIXED, "bfloat16", ctas)
+    assert mixture.products % gpu_mixture.GROUP == 0
+    assert mixture.products * 2 * ctas * 2 * 64 * 256 * 16 == pytest.approx(MIXED.flops, rel=0.02)
+    assert gpu_mixture.mixture_of(MIXED, "tf32", ctas).products == pytest.approx(2 * mixture.products, abs=16)
+    assert mixture.padding / mixture.products == pytest.approx(MIXED.padding / MIXED.flops, rel=0.01)
+    of_all = ctas * piece
+    assert (mixture.own + mixture.shared) * of_all == pytest.approx(MIXED.delivered, rel=0.01)
+    assert (mixture.own + mixture.shared / 2) * of_all == pytest.approx(MIXED.read, rel=0.01)
+    read_of_received = (mixture.own + mixture.shared / 2) / (mixture.own + mixture.shared)
+    assert mixture.fresh * read_of_received * of_all == pytest.approx(MIXED.fetched, rel=0.02)
+    assert mixture.stored * of_all == pytest.approx(MIXED.stored, rel=0.02)
+
+
+def test_a_mixture_of_little_fills_the_ring_and_writes_no_more_than_it_receives():
+    little = gpu_mixture.mixture_of(gpu_traffic.Traffic(1e6, 0, 0, 1e3, 1e3, 1e3, 134e6), "bfloat16", 132)
+    assert little.products == gpu_mixture.GROUP and little.fresh == 0
+    assert little.own + little.shared == little.stored > gpu_mixture.RING
+    none = gpu_mixture.mixture_of(gpu_traffic.Traffic(1e6, 0, 0, 1e3, 1e3, 1e3, 0), "bfloat16", 132)
+    assert none.own + none.shared == gpu_mixture.RING
+
+
+def test_products_by_mma_sync_and_other_kernels_have_no_mixture():
+    by_mma = gpu_traffic.Traffic(110e9, 0, 1e9, 1009e6, 1290e6, 148e6, 134e6)
+    assert gpu_mixture.mixture_of(by_mma, "bfloat16", 132) is None
+    assert gpu_traffic.traffic_of(work(), tile(cuda.SM80)) is None
+
+
+@pytest.mark.parametrize("operation, fetched, stored", [
+    ("fprop", 96 * 512 * 2 + 10 * 32**2 * 2, 256 * 512 * 2), ("dw", (96 + 64) * 512 * 2, 10 * 32**2 * 2)])
+def test_traffic_through_memory_is_what_is_used_once(operation, fetched, stored):
+    entries = np.int32([[0, 1, 0, -1, 1, -1, -1, -1]])
+    traffic = gpu_traffic.traffic_of(work(operation=operation, used=(96, 64)), tile(cuda.SM90, columns=4, shared=2),
+                                     num_items=3, entries=entries)
+    assert (traffic.fetched, traffic.stored) == (fetched, stored)
+    cached = gpu_traffic.traffic_of(work(operation=operation, activations_cached=True),
+                                    tile(cuda.SM90, columns=4, shared=2), num_items=3, entries=entries)
+    assert cached.fetched + cached.stored == 10 * 32**2 * 2
 
 
 def test_picture_shows_the_newest_run_of_a_cell():
