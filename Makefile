@@ -12,7 +12,7 @@ help:
 	@echo "make bench   time the products beside TensorFlow's and SciPy's"
 	@echo "make build   build the native libraries into bsparse_tf/"
 	@echo "make cuda    the same, with the CUDA kernels even if no GPU is visible"
-	@echo "make limits  build .bazel/bin/benchmarks/gpu_constants, which measures a GPU's rates"
+	@echo "make limits  build what measures a GPU's rates (benchmarks/gpu_constants, gpu_mixture)"
 	@echo "make setup   install what is needed: Debian packages, .venv"
 	@echo "make clean   remove what was built"
 
