@@ -30,16 +30,13 @@ namespace {
 
 namespace ptx = bsparse::ptx;
 using bsparse::hash;
+using bsparse::random_pair;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "gpu_constants: %s: %s\n", what, cudaGetErrorString(error));
   std::exit(1);
 }
-
-// Two random bfloat16 numbers of either sign between 1/4 and 1: 1/4 plus a random sign, low bit of
-// the exponent, and fraction. As float32, one such number.
-__device__ uint32_t random_pair(uint32_t seed) { return 0x3e803e80u + (hash(seed) & 0x80ff80ffu); }
 
 // ---- The L2 cache, by the copy engine ----
 

@@ -1,4 +1,4 @@
-// What the kernels that benchmarks/gpu_constants times have in common.
+// What the kernels of benchmarks/gpu_constants and gpu_mixture have in common.
 #ifndef BSPARSE_BENCHMARKS_GPU_CONSTANTS_CUH_
 #define BSPARSE_BENCHMARKS_GPU_CONSTANTS_CUH_
 
@@ -18,6 +18,10 @@ __device__ __forceinline__ uint32_t hash(uint32_t x) {
   x = (x ^ (x >> 15)) * 0x846ca68bu;
   return x ^ (x >> 16);
 }
+
+// Two random bfloat16 numbers of either sign between 1/4 and 1: 1/4 plus a random sign, low bit of
+// the exponent, and fraction. As float32, one such number.
+__device__ __forceinline__ uint32_t random_pair(uint32_t seed) { return 0x3e803e80u + (hash(seed) & 0x80ff80ffu); }
 
 }  // namespace bsparse
 

@@ -215,7 +215,10 @@ def main():
     timers = Timers(gpu_timing.ColdTimer(options.repeats), gpu_timing.GraphTimer(options.repeats),
                     gpu_timing.LastingTimer() if options.in_a_row else None)
     kernels, planner = cuda.Kernels(options.library), cuda.Planner()
-    mixtures = gpu_mixture.Mixtures(options.mixture) if options.mixture else None
+    try:
+        mixtures = gpu_mixture.Mixtures(options.mixture) if options.mixture else None
+    except OSError as error:
+        sys.exit(f"--mixture: {error}; make limits builds it")
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s")
     rows = []

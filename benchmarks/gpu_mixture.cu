@@ -31,6 +31,7 @@ namespace {
 namespace ptx = bsparse::ptx;
 
 constexpr int kConsumerThreads = 256;
+constexpr int kThreads = kConsumerThreads + 64;  // a warp that copies, and one that frees what has arrived
 constexpr int kPiece = 16 << 10;
 constexpr int kStage = 3 * kPiece;  // 128 outputs and 256 batch entries, rows of 128 bytes
 constexpr int kStages = 4;
@@ -107,7 +108,7 @@ __device__ __forceinline__ float multiply(const bsparse_mixture& mixture, uint32
 
 // `from`: the cached pieces, and behind them the fresh ones.
 template <class Element>
-__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kConsumerThreads + 64, 1)
+__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     run_mixture(const bsparse_mixture mixture, const char* from, char* to, float* out) {
 #if HOPPER
   extern __shared__ char raw[];
@@ -181,11 +182,10 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kConsumerThreads + 6
 #endif
 }
 
-// Two random bfloat16 numbers of either sign between 1/4 and 1; as float32, one.
 __global__ void fill(uint32_t* words, int64_t count) {
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
-    words[i] = 0x3e803e80u + (bsparse::hash(static_cast<uint32_t>(i)) & 0x80ff80ffu);
+    words[i] = bsparse::random_pair(static_cast<uint32_t>(i));
   }
 }
 
@@ -194,8 +194,8 @@ cudaError_t launch(const bsparse_mixture& mixture, const void* from, void* to, f
   const auto kernel = run_mixture<Element>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (error != cudaSuccess) return error;
-  kernel<<<mixture.ctas, kConsumerThreads + 64, kShared, stream>>>(mixture, static_cast<const char*>(from), static_cast<char*>(to),
-                                                 out);
+  kernel<<<mixture.ctas, kThreads, kShared, stream>>>(mixture, static_cast<const char*>(from),
+                                                      static_cast<char*>(to), out);
   return cudaGetLastError();
 }
 

@@ -74,10 +74,10 @@ class Mixtures:
         sizes = [ctypes.c_int64() for _ in range(2)]
         self._library.bsparse_mixture_bytes(ctypes.byref(mixture), *(ctypes.byref(size) for size in sizes))
         source, target = (torch.empty(max(1, size.value), dtype=torch.uint8, device="cuda") for size in sizes)
-        never_written = torch.zeros(1, device="cuda")
+        unused = torch.zeros(1, device="cuda")
         self._check(self._library.bsparse_mixture_fill(source.data_ptr(), source.numel(), _stream()))
 
-        def call(keep=(source, target, never_written)):
+        def call(keep=(source, target, unused)):
             self._check(self._library.bsparse_mixture_run(ctypes.byref(mixture), *(each.data_ptr() for each in keep),
                                                           _stream()))
 
