@@ -35,23 +35,14 @@ import gpu_mixture  # noqa: E402
 import gpu_peers  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
+from gpu_row import share, speed, useful_rate  # noqa: E402
 
 Timers = collections.namedtuple("Timers", "cold graph lasting")  # the last may be None
 PEER_TITLES = {"triton": "triton", "torch_bsr": "bsr", "cusparse": "cusp"}
 
 
-def useful_rate(row, name):
-    """TF/s of stored blocks, or None where there was no time."""
-    flops = 2.0 * row["blocks"] * row["block_size"] ** 2 * row["shape"][2]
-    seconds = row["seconds"].get(name)
-    return flops / seconds * 1e-12 if seconds else None
-
-
 def columns(section, grid):
     """(title, width, text of a row) of a section's table."""
-    def ratio(row):
-        return row["seconds"]["dense"] / row["seconds"]["ours"]
-
     table = [
         ("layout", 9, lambda row: row["layout"]),
         ("C x K x N", 17, lambda row: "x".join(str(n) for n in row["shape"])),
@@ -66,8 +57,8 @@ def columns(section, grid):
         ("ours", 5, lambda row: f"{useful_rate(row, 'ours'):.0f}"),
         ("limit", 5, lambda row: f"{useful_rate(row, 'ours') / share(row):.0f}"),
         ("%", 4, lambda row: f"{share(row):.0%}"),
-        ("x dense", 7, lambda row: f"{ratio(row):.2f}"),
-        ("x d", 5, lambda row: f"{ratio(row) * row['actual_density']:.2f}"),
+        ("x dense", 7, lambda row: f"{speed(row):.2f}"),
+        ("x d", 5, lambda row: f"{speed(row) * row['actual_density']:.2f}"),
     ]
     if section == "layouts":
         table.append(("x uni", 5, lambda row: f"{row['over_uniform']:.2f}"))
@@ -79,11 +70,6 @@ def columns(section, grid):
             f"{over_best_peer(row):.2f}" if over_best_peer(row) else "-")))
     table.append(("kernel", 0, lambda row: f"{row['kernel']}: {row['kernel_name']}"))
     return table
-
-
-def share(row):
-    """Of the limit that ours reaches: the modelled one, or of a mixture that takes longer."""
-    return max(row["limit_seconds"], row["seconds"].get("mixture", 0.0)) / row["seconds"]["ours"]
 
 
 def over_best_peer(row):

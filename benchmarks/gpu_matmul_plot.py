@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 
+import gpu_row
 import matplotlib
 
 matplotlib.use("Agg")
@@ -49,7 +50,7 @@ def draw(axes, rows, shape, dtype):
     axes.plot(fine, [memory_cap(shape, d, dense, size) for d in fine], "--", color="gray", lw=1,
               label="every byte once through memory")
     for block_size in sorted({row["block_size"] for row in rows}):
-        cells = sorted((row["density"], row["seconds"]["dense"] / row["seconds"]["ours"])
+        cells = sorted((row["density"], gpu_row.speed(row))
                        for row in rows if row["block_size"] == block_size)
         axes.plot(*zip(*cells), "o-", ms=4, label=f"block {block_size}")
     axes.axhline(1, color="gray", lw=0.5)

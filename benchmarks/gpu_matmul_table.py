@@ -11,13 +11,9 @@ import argparse
 import json
 import pathlib
 
-import gpu_matmul
+from gpu_row import share, speed
 
 OPERATIONS = ("fprop", "dx", "dw")
-
-
-def speed(row):
-    return row["seconds"]["dense"] / row["seconds"]["ours"]
 
 
 def cell(rows):
@@ -28,8 +24,8 @@ def cell(rows):
 
 def share_cell(rows):
     """The least share of the limit, in italics if no mixture was measured."""
-    least = min(rows, key=gpu_matmul.share)
-    return f"{gpu_matmul.share(least):.2f}" if "mixture" in least["seconds"] else f"*{gpu_matmul.share(least):.2f}*"
+    least = min(rows, key=share)
+    return f"{share(least):.2f}" if "mixture" in least["seconds"] else f"*{share(least):.2f}*"
 
 
 def markdown(head, lines):

@@ -15,6 +15,7 @@ import gpu_limits  # noqa: E402
 import gpu_matmul  # noqa: E402
 import gpu_mixture  # noqa: E402
 import gpu_profile  # noqa: E402
+import gpu_row  # noqa: E402
 import gpu_sections  # noqa: E402
 import gpu_timing  # noqa: E402
 import gpu_traffic  # noqa: E402
@@ -136,11 +137,11 @@ def row(**changes):
 
 
 def test_figures_of_a_row():
-    assert gpu_matmul.useful_rate(row(), "ours") == pytest.approx(2 * 32 * 64 * 1000 / 1e-6 * 1e-12)
-    assert gpu_matmul.useful_rate(row(), "cusparse") is None
-    assert gpu_matmul.share(row()) == pytest.approx(0.5)
+    assert gpu_row.useful_rate(row(), "ours") == pytest.approx(2 * 32 * 64 * 1000 / 1e-6 * 1e-12)
+    assert gpu_row.useful_rate(row(), "cusparse") is None
+    assert gpu_row.share(row()) == pytest.approx(0.5)
     for mixture, share in ((0.4e-6, 0.5), (0.8e-6, 0.8)):  # the slower of both is the limit
-        assert gpu_matmul.share(row(seconds=dict(ours=1e-6, mixture=mixture))) == pytest.approx(share)
+        assert gpu_row.share(row(seconds=dict(ours=1e-6, mixture=mixture))) == pytest.approx(share)
     assert gpu_matmul.over_best_peer(row()) == pytest.approx(2.0)
     assert gpu_matmul.over_best_peer(row(seconds=dict(ours=1.0, dense=1.0))) is None
     table = gpu_matmul.columns("peers", gpu_sections.GRIDS["peers"])
