@@ -1,6 +1,6 @@
 """Draws section `uniform` of benchmarks/gpu_matmul.py: speed over the dense product by density.
 
-    python benchmarks/gpu_matmul_plot.py results.json docs/bench_h100.png [--shape 8192x8192x8192]
+    python benchmarks/gpu_matmul_plot.py results.json docs/bench_h200.png [--shape 8192x8192x8192]
 
 `--newer` names results of a later run on such a GPU, whose cells take the place of the same ones.
 """
@@ -16,15 +16,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-DRAM_RATE = 3.0e12
 OPERATIONS = {"fprop": "y = x W", "dw": "dw = xᵀ dy"}
 AXES = {1: "features last", 0: "features first"}
 
 
-def memory_cap(shape, density, dense_seconds, size):
-    """Speed-up at which every byte still passes DRAM once."""
+def memory_cap(shape, density, dense_seconds, size, rate):
+    """Speed-up at which every byte still passes DRAM once, at `rate` bytes a second."""
     C, K, batch = shape
-    return dense_seconds / ((batch * (C + K) + density * C * K) * size / DRAM_RATE)
+    return dense_seconds / ((batch * (C + K) + density * C * K) * size / rate)
 
 
 def cell_of(row):
@@ -41,14 +40,14 @@ def newest_rows(results):
     return list({cell_of(row): row for result in results for row in result["rows"]}.values())
 
 
-def draw(axes, rows, shape, dtype):
+def draw(axes, rows, shape, dtype, memory_rate):
     densities = sorted({row["density"] for row in rows})
     dense = np.median([row["seconds"]["dense"] for row in rows])
     fine = np.geomspace(min(densities), 1, 50)
     axes.plot(fine, 1 / fine, ":", color="black", lw=1, label="ideal, 1 / density")
     size = 2 if dtype.endswith("16") else 4
-    axes.plot(fine, [memory_cap(shape, d, dense, size) for d in fine], "--", color="gray", lw=1,
-              label="every byte once through memory")
+    axes.plot(fine, [memory_cap(shape, d, dense, size, memory_rate) for d in fine], "--", color="gray",
+              lw=1, label="every byte once through memory")
     for block_size in sorted({row["block_size"] for row in rows}):
         cells = sorted((row["density"], gpu_row.speed(row))
                        for row in rows if row["block_size"] == block_size)
@@ -83,7 +82,7 @@ def main():
             chosen = [row for row in rows if row["operation"] == operation
                       and row["feature_axis"] == axis and row["shape"] == shape]
             if chosen:
-                draw(panel, chosen, shape, options.dtype)
+                draw(panel, chosen, shape, options.dtype, result["rates"]["dram"])
             panel.set_title(f"{formula}, {words}", fontsize=10)
     for panel in panels[-1]:
         panel.set_xlabel("density")
