@@ -153,8 +153,7 @@ class Cell:
         elif operation != "dw":
             entries = plan.entries(tile)
         counts = self.work(operation), tile, plan.numbers["num_items"], entries
-        traffic = gpu_traffic.traffic_of(*counts)
-        mixture = mixtures.prepare(traffic, self.dtype) if mixtures and traffic else None
+        mixture = mixtures.prepare(gpu_traffic.traffic_of(*counts), self.dtype) if mixtures else None
         if mixture is not None:
             seconds["mixture"] = self._timer(timers)(mixture)
         return dict(

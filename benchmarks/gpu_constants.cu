@@ -30,6 +30,8 @@ namespace {
 
 namespace ptx = bsparse::ptx;
 using bsparse::hash;
+using bsparse::Clocks;
+using bsparse::now;
 using bsparse::random_pair;
 
 void check(cudaError_t error, const char* what) {
@@ -42,24 +44,6 @@ void check(cudaError_t error, const char* what) {
 
 constexpr int kPiece = 16 << 10;  // bytes of a copy; smaller ones do not reach the limit
 constexpr int kRing = 10;         // pieces in flight; their 160 KB leave one CTA an SM
-
-__device__ void bulk_copy(uint32_t to, const char* from, uint32_t bytes, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1], %2, [%3];" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
-// Into the same place of all CTAs of a cluster.
-__device__ void bulk_copy_to_all(uint32_t to, const char* from, uint32_t bytes,
-                                 uint32_t barrier, uint16_t ranks) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(ranks)
-      : "memory");
-}
 
 // Every CTA receives `pieces` pieces, going round and round a region of `region_pieces`; `readers`
 // neighbours have one region. In clusters each copies its part of a piece to all.
@@ -93,9 +77,9 @@ __global__ void __launch_bounds__(64)
       const uint32_t to = ptx::shared_address(ring + stage * kPiece + rank * kPart);
       const char* const piece = from + int64_t{i % region_pieces} * kPiece;
       if (kCluster > 1) {
-        bulk_copy_to_all(to, piece, kPart, barrier, (1 << kCluster) - 1);
+        bsparse::copy_bytes_to_cluster(to, piece, kPart, barrier, (1 << kCluster) - 1);
       } else {
-        bulk_copy(to, piece, kPart, barrier);
+        ptx::copy_bytes_to_shared(to, piece, kPart, barrier);
       }
     }
   } else if (threadIdx.x == 32) {
@@ -149,24 +133,6 @@ __global__ void __launch_bounds__(512) copy(const uint4* from, uint4* to, int64_
 
 // ---- Arithmetic ----
 
-// How long a kernel took, by both clocks: their ratio is the clock that the SMs ran at.
-struct Clocks {
-  long long cycles, nanoseconds;
-};
-
-__device__ Clocks now() {
-  Clocks clocks;
-  clocks.cycles = clock64();
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(clocks.nanoseconds));
-  return clocks;
-}
-
-__device__ void tell(const Clocks& begin, Clocks* out) {
-  if (blockIdx.x != 0 || threadIdx.x != 0) return;
-  const Clocks end = now();
-  *out = {end.cycles - begin.cycles, end.nanoseconds - begin.nanoseconds};
-}
-
 constexpr int kChains = 8;  // products under way in a warp
 
 template <bool kTf32>
@@ -190,7 +156,7 @@ __global__ void __launch_bounds__(256) multiply_mma_sync(int rounds, float* out,
   float sum = 0;
   for (int i = 0; i < kChains; ++i) sum += d[i][0] + d[i][1] + d[i][2] + d[i][3];
   if (sum == 0.123f) *out = sum;
-  tell(begin, clocks);
+  if (blockIdx.x == 0 && threadIdx.x == 0) bsparse::tell(begin, clocks);
 }
 
 __global__ void __launch_bounds__(256) multiply_ffma(int rounds, float* out, Clocks* clocks) {
@@ -206,7 +172,7 @@ __global__ void __launch_bounds__(256) multiply_ffma(int rounds, float* out, Clo
   float sum = 0;
   for (int i = 0; i < kChains; ++i) sum += d[i];
   if (sum == 0.123f) *out = sum;
-  tell(begin, clocks);
+  if (blockIdx.x == 0 && threadIdx.x == 0) bsparse::tell(begin, clocks);
 }
 
 // Two warpgroups, each m64n256k16 on 64 rows of its own and 256 columns that both share, all 64
@@ -243,7 +209,7 @@ __global__ void __launch_bounds__(256) multiply_wgmma(int rounds, float* out, Cl
   float sum = 0;
   for (int i = 0; i < 128; ++i) sum += d[i];
   if (sum == 0.123f) *out = sum;
-  tell(begin, clocks);
+  if (blockIdx.x == 0 && threadIdx.x == 0) bsparse::tell(begin, clocks);
 #endif
 }
 
