@@ -139,12 +139,13 @@ class Cell:
             raise SystemExit(f"wrong result: relative error {error:.2g}, the dense product's is "
                              f"{dense_error:.2g}, in {operation} of {self.case.title()}")
         rotating = timers.graph if self.case.rotates else timers.lasting
+        in_a_row = rotating or (timers.graph if self.case.warm else None)
+        timer = (lambda function: in_a_row([function])) if in_a_row else timers.cold
         if rotating is not None:
             seconds = self._rotated_seconds(operation, rotating, plan)
         else:
             dense = self.prepare_dense(operation, self.dense.clone() if operation == "dw"
                                        else self.dense)
-            timer = self._timer(timers)
             seconds = {"ours": timer(call), "dense": timer(dense)}
         more, refusals = gpu_peers.time_peers(peers, self, operation, timers.cold)
         entries = None
@@ -155,7 +156,7 @@ class Cell:
         counts = self.work(operation), tile, plan.numbers["num_items"], entries
         mixture = mixtures.prepare(gpu_traffic.traffic_of(*counts), self.dtype) if mixtures else None
         if mixture is not None:
-            seconds["mixture"] = self._timer(timers)(mixture)
+            seconds["mixture"] = timer(mixture)
         return dict(
             section=self.case.section, layout=self.case.name, shape=self.case.shape,
             dtype=self.dtype, block_size=self.block_size, feature_axis=self.feature_axis,
@@ -166,13 +167,6 @@ class Cell:
             relative_error=error, dense_relative_error=dense_error,
             kernel=FAMILIES[tile.kernel], kernel_name=choice.name.decode(),
             modelled_seconds=dict(sparse=choice.sparse_seconds, dense=choice.dense_seconds))
-
-    def _timer(self, timers):
-        """Of a function that nothing rotates for."""
-        if self.case.rotates or self.case.warm or timers.lasting:
-            timer = timers.lasting if timers.lasting and not self.case.rotates else timers.graph
-            return lambda function: timer([function])
-        return timers.cold
 
     def _rotated_seconds(self, operation, timer, plan):
         def several(weights, prepare):

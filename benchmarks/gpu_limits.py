@@ -1,9 +1,10 @@
 """How fast a product can be on a GPU: the rates that bound it, and the model made of them.
 
-The limit is the slowest of these, each taken for itself (what they can do together: gpu_mixture.py): the tensor cores, L2 reads of what the plan loads, the rows that
-these come in, and every byte that is used once through memory; of sweeps and tiles of dw also shared memory, what
-is written there and what is read by blocks: x and, for every batch tile, weights; or x or dy (the other one a block may
-share with a neighbour). L2 reads are
+The limit is the slowest of these, each taken for itself (what they can do together: gpu_mixture.py): the
+tensor cores, L2 reads of what the plan loads, the rows that these come in, and every byte that is used once
+through memory; of sweeps and tiles of dw also shared memory, what is written there and what is read by
+blocks: x and, for every batch tile, weights; or x or dy (the other one a block may share with a neighbour).
+What that amounts to for Hopper's kernels for large batches: gpu_traffic.py. L2 reads are
 for union tiles the x tiles that the CTAs of an item read, and those that they are sent (and products
 are padded to 64 outputs), for sweeps all of x that an item uses, for the others both operands of
 every block, at the rate that sharing neighbours see. The dense product is bound by the tensor cores.
@@ -16,12 +17,11 @@ measured, are not counted.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 
 import gpu_traffic
-from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90, SM90_STREAM
+from cuda_binding import DENSE, ELEMENT_BYTES, SM80, SM80_SMALL, SM90_STREAM
 
 SMALL_DW_CELL = 32  # features of a block that a warp of small dw takes at once
 SHORT_ROW = 32  # bytes
@@ -138,14 +138,14 @@ def modelled_seconds(rates, work, tile, num_items=0, entries=None):
             l2 = work.blocks * tiles * (tile.batch_tile * bs + bs**2) * size
         return max(work.flops / rates.mma_sync(work.dtype), l2 / rates.l2_shared_2, dram)
     traffic = gpu_traffic.traffic_of(work, tile, num_items, entries)
-    multiply = rates.mma_sync if traffic.operands else functools.partial(_wgmma_rate, rates)
-    shared = traffic.operands + traffic.delivered if traffic.operands else 0
+    l2 = max(traffic.read / rates.l2, traffic.delivered / rates.delivered(tile.columns // tile.cta_columns))
+    if traffic.operands:
+        shared = (traffic.operands + traffic.delivered) / rates.shared
+        return max(traffic.flops / rates.mma_sync(work.dtype), l2, shared, dram)
     rows = 0
-    if work.operation == "dw" and tile.kernel == SM90:
+    if work.operation == "dw":
         rows = (work.blocks + num_items) * _short_activation_rows(work, tile)
-    return max(traffic.flops / multiply(work.dtype), traffic.read / rates.l2,
-               traffic.delivered / rates.delivered(tile.columns // tile.cta_columns), shared / rates.shared,
-               rows / rates.tma_rows_32, dram)
+    return max(traffic.flops / _wgmma_rate(rates, work.dtype), l2, rows / rates.tma_rows_32, dram)
 
 
 def _short_activation_rows(work, tile):

@@ -12,8 +12,9 @@ at most 2 times (dw: 3 times) as much as the dense one.
 
 `ours` is in useful TF/s: operations of the stored blocks. `limit` is what a model allows (see
 gpu_limits.py; rates that benchmarks/gpu_constants measured can be given), and % of it what ours
-reaches. With --mixture the limit of Hopper's kernels for large batches is, if that is slower, what
-the same operations and copies take side by side without waiting (gpu_mixture.py, measured). `x dense` is speed over cuBLAS on the dense matrix, `x d` that times density: 1 is ideal.
+reaches. With --mixture the limit of products by wgmma is, if that is slower, what the same operations and
+copies take side by side without waiting (gpu_mixture.py, measured). `x dense` is speed over cuBLAS on the
+dense matrix, `x d` that times density: 1 is ideal.
 `x uni` is speed over a random layout of as many blocks.
 """
 
