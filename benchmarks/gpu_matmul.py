@@ -205,7 +205,7 @@ def main():
     try:
         mixtures = gpu_mixture.Mixtures(options.mixture) if options.mixture else None
     except OSError as error:
-        sys.exit(f"--mixture: {error}; make limits builds it")
+        sys.exit(f"--mixture: {error}")
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, "
           f"{datetime.date.today()}; useful TF/s")
     rows = []

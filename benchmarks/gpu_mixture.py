@@ -16,6 +16,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+import cuda_binding as cuda  # noqa: E402
 import gpu_timing  # noqa: E402
 from cuda_binding import torch  # noqa: E402
 from gpu_traffic import Traffic  # noqa: E402
@@ -64,11 +65,14 @@ class Mixtures:
     """libgpu_mixture.so on the current GPU.
 
     Raises:
-      OSError: the library is not there; `make limits` builds it.
+      OSError: the library is not there.
     """
 
     def __init__(self, path=None):
-        self._library = ctypes.CDLL(str(path or LIBRARY))
+        try:
+            self._library = ctypes.CDLL(str(path or LIBRARY))
+        except OSError as error:
+            raise OSError(f"{error}; make limits builds libgpu_mixture.so") from error
         pointer, size = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)
         self._library.bsparse_mixture_bytes.argtypes = [pointer, size, size]
         self._library.bsparse_mixture_bytes.restype = None
@@ -130,7 +134,14 @@ EXAMPLES = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", nargs="?", default=LIBRARY)
-    mixtures, timer = Mixtures(parser.parse_args().library), gpu_timing.ColdTimer(15)
+    options = parser.parse_args()
+    if cuda.unavailable():
+        sys.exit(cuda.unavailable())
+    try:
+        mixtures = Mixtures(options.library)
+    except OSError as error:
+        sys.exit(str(error))
+    timer = gpu_timing.ColdTimer(15)
     print(f"{torch.cuda.get_device_name()}\n{'us':>40} {'GHz':>5} {'1000 cycles of products':>24} {'of copies':>10}")
     for words, traffic in EXAMPLES:
         call = mixtures.prepare(traffic, "bfloat16")
