@@ -9,19 +9,24 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cc/cpu/kernels.h"
 #include "cc/cpu/matmul.h"
+#include "cc/cpu/shared_loop.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -78,22 +83,48 @@ double MeasuredPeak() { return __builtin_cpu_supports("avx512f") ? MeasuredPeakA
 double MeasuredPeak() { return 0; }
 #endif
 
-class Threads {
+// Threads that take tasks in turn, as TensorFlow's do.
+class Pool {
  public:
-  explicit Threads(int count) : count_(count) {}
+  explicit Pool(int threads) {
+    for (int t = 0; t < threads; ++t) threads_.emplace_back([this] { Work(); });
+  }
 
-  void Run(int64_t total, const std::function<void(int64_t, int64_t)>& body) const {
-    if (count_ == 1 || total == 1) return body(0, total);
-    std::vector<std::thread> threads;
-    for (int t = 1; t < count_; ++t) {
-      threads.emplace_back([&, t] { body(total * t / count_, total * (t + 1) / count_); });
+  ~Pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stops_ = true;
     }
-    body(0, total / count_);
-    for (std::thread& thread : threads) thread.join();
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void Schedule(std::function<void()> task) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    changed_.notify_one();
   }
 
  private:
-  int count_;
+  void Work() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [this] { return stops_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  bool stops_ = false;
+  std::vector<std::thread> threads_;
 };
 
 // Aligned as TensorFlow's are. Any bits that are ordinary numbers will do: 0x3c is the upper byte
@@ -122,8 +153,9 @@ struct Case {
   int block_size, feature_axis;
 };
 
-void Measure(const Case& c, int64_t size, int64_t batch, double density, int num_threads,
-             double peak) {
+// `peak`: of all threads.
+void Measure(const Case& c, int64_t size, int64_t batch, double density,
+             const ParallelFor& parallel_for, double peak) {
   const int blocks_across = static_cast<int>(size / c.block_size);
   std::mt19937 random(1);
   std::bernoulli_distribution keep(density);
@@ -143,11 +175,6 @@ void Measure(const Case& c, int64_t size, int64_t batch, double density, int num
     ys.emplace_back(size * batch * width);
   }
   int turn = 0;
-  const Threads threads(num_threads);
-  const ParallelFor parallel_for = [&](int64_t total, int64_t,
-                                       const std::function<void(int64_t, int64_t)>& body) {
-    threads.Run(total, body);
-  };
   double seconds;
   if (c.op == "dw") {
     CpuMatmulDwArgs args;
@@ -183,7 +210,7 @@ void Measure(const Case& c, int64_t size, int64_t batch, double density, int num
   std::printf("%-8s %-8s block %3d axis %d batch %4d density %5.3f: %8.3f ms %7.1f GF %6.1f%%\n",
               names[static_cast<int>(c.dtype)], c.op.c_str(), c.block_size, c.feature_axis,
               static_cast<int>(batch), density, 1e3 * seconds, gigaflops,
-              100 * gigaflops / (peak * num_threads));
+              100 * gigaflops / peak);
   std::fflush(stdout);
 }
 
@@ -208,6 +235,11 @@ int Main(int argc, char** argv) {
   }
   const double peak = MeasuredPeak();
   std::printf("kernels: %s; peak of one core: %.1f GF of float32\n", CpuTargetName(), peak);
+  const int threads = std::atoi(option("threads", "1").c_str());
+  LoopWaitingRoom room;
+  Pool pool(threads - 1);  // the caller works, too
+  const ParallelFor parallel_for = OverThreads(
+      threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, &room);
   const std::pair<const char*, DType> dtypes[] = {{"float32", DType::kFloat32},
                                                   {"bfloat16", DType::kBFloat16},
                                                   {"float16", DType::kFloat16},
@@ -222,8 +254,7 @@ int Main(int argc, char** argv) {
           if (!Takes(option("block_size", "8,16,32,64,128"), std::to_string(block_size))) continue;
           Measure({op, dtype, block_size, axis}, std::atoll(option("size", "2048").c_str()),
                   std::atoll(option("batch", "192").c_str()),
-                  std::atof(option("density", "0.25").c_str()),
-                  std::atoi(option("threads", "1").c_str()), peak);
+                  std::atof(option("density", "0.25").c_str()), parallel_for, peak * threads);
         }
       }
     }
