@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/early_launch.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -16,6 +17,7 @@ __global__ void arrange_blocks_kernel(const float* w, float* out, int64_t tiles,
   const int lane = threadIdx.x, first_row = threadIdx.y;
   // Of eight inputs the even ones first.
   const int input = kInterleave ? lane / 8 * 8 + lane % 4 * 2 + lane % 8 / 4 : lane;
+  follow_kernel_before();
   for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
     const int64_t block = t / (across * across) * block_size * block_size;
     const int in_block = static_cast<int>(t % (across * across));
@@ -40,8 +42,8 @@ void launch(const ArrangeBlocks& args, cudaStream_t stream) {
       args.interleave ? (args.transpose ? &arrange_blocks_kernel<kTile, true, true>
                                         : &arrange_blocks_kernel<kTile, false, true>)
                       : &arrange_blocks_kernel<kTile, true, false>;
-  kernel<<<static_cast<unsigned>(std::min(tiles, kMaxCtas)), dim3(kTile, kRowsAtOnce), 0, stream>>>(
-      args.w, args.out, tiles, args.block_size);
+  launch_early(kernel, dim3(static_cast<unsigned>(std::min(tiles, kMaxCtas))), dim3(kTile, kRowsAtOnce), stream,
+               args.w, args.out, tiles, args.block_size);
 }
 
 }  // namespace

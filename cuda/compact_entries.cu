@@ -1,3 +1,4 @@
+#include "cuda/early_launch.cuh"
 #include "cuda/support_kernels.h"
 
 namespace bsparse {
@@ -7,6 +8,7 @@ constexpr int kWarpsPerCta = 8;
 
 // One warp an item.
 __global__ void compact_entries_kernel(const __grid_constant__ CompactEntries args) {
+  follow_kernel_before();
   const int64_t index = int64_t{blockIdx.x} * kWarpsPerCta + threadIdx.x / 32;
   if (index >= args.num_items) return;
   const int lane = threadIdx.x % 32;
@@ -31,7 +33,7 @@ __global__ void compact_entries_kernel(const __grid_constant__ CompactEntries ar
 
 cudaError_t launch_compact_entries(const CompactEntries& args, cudaStream_t stream) {
   const unsigned ctas = (args.num_items - 1) / kWarpsPerCta + 1;
-  compact_entries_kernel<<<ctas, 32 * kWarpsPerCta, 0, stream>>>(args);
+  launch_early(&compact_entries_kernel, dim3(ctas), dim3(32 * kWarpsPerCta), stream, args);
   return cudaGetLastError();
 }
 

@@ -63,6 +63,7 @@ struct UnionMatmulParams {
   bool keeps_weights;  // in L2
   bool adds_residual;
   bool deep_x;  // the map of x has three dimensions, so that one copy takes an entry's whole tile
+  bool runs_beside;  // the kernel before it, the same product's other part
 };
 
 // The same for kernels whose CTAs take equal lists of entries; one CTA a list and batch tile.
@@ -226,7 +227,9 @@ struct Kernel {
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes,
   int ctas_per_block = 1;  // or CTAs that compute one
   int depth = 0;           // of a dw kernel: batch entries a stage holds
-  bool starts_early = false;  // waits itself for the kernel before it (griddepcontrol.wait)
+  // Calls follow_kernel_before(). Where several CTAs share an SM and do not fill the GPU this costs more than it saves:
+  // they start where there is room before the kernel before is done, and not evenly.
+  bool starts_early = false;
 };
 
 // The kernels of the sm80 family, one function for each arithmetic mode (dtype.cuh). Each is

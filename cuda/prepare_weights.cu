@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/dtype.cuh"
+#include "cuda/early_launch.cuh"
 #include "cuda/support_kernels.h"
 #include "cuda/with_element.cuh"
 
@@ -21,6 +22,7 @@ struct alignas(kVector * sizeof(Element)) Vector {
 template <class In, class Out>
 __global__ void prepare_weights_kernel(const Vector<In>* in, const float* gate, Vector<Out>* out,
                                        int64_t vectors, int block_vectors) {
+  follow_kernel_before();
   for (int64_t v = int64_t{blockIdx.x} * kPrepareThreads + threadIdx.x; v < vectors;
        v += int64_t{gridDim.x} * kPrepareThreads) {
     const float scale = gate == nullptr ? 1.0f : gate[v / block_vectors];
@@ -41,9 +43,9 @@ cudaError_t launch(const bsparse_prepare_weights_args& args, cudaStream_t stream
   const int64_t vectors = args.num_blocks * block_vectors;
   const auto ctas = static_cast<unsigned>(
       std::min<int64_t>((vectors + kPrepareThreads - 1) / kPrepareThreads, kMaxCtas));
-  prepare_weights_kernel<In, Out><<<ctas, kPrepareThreads, 0, stream>>>(
-      static_cast<const Vector<In>*>(args.in), args.gate, static_cast<Vector<Out>*>(args.out),
-      vectors, block_vectors);
+  launch_early(&prepare_weights_kernel<In, Out>, dim3(ctas), dim3(kPrepareThreads), stream,
+               static_cast<const Vector<In>*>(args.in), args.gate, static_cast<Vector<Out>*>(args.out),
+               vectors, block_vectors);
   return cudaGetLastError();
 }
 

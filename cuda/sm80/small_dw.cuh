@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/early_launch.cuh"
 #include "cuda/elements.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
@@ -226,8 +227,7 @@ __global__ void __launch_bounds__(32 * Traits::kWarps, kSmallDwCtas)
   // Of dw, in a cell, without a row.
   const int64_t lane_place =
       int64_t{split} * params.num_blocks * (kBlockSize * kBlockSize) + member * Traits::kNeighbours;
-  ptx::wait_for_kernel_before();
-  ptx::launch_dependents();
+  follow_kernel_before();
 
   for (uint32_t first = begin; first < end; first += 32 * stride) {
     SmallDwCell cells[kUnitBlocks];  // of unit first + lane * stride

@@ -9,6 +9,7 @@
 #define BSPARSE_CUDA_SM90_DW_TILES_CUH_
 
 #include "cuda/dtype.cuh"
+#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm90/dw_tile_slots.cuh"
@@ -189,6 +190,7 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   __syncthreads();
   // Others may write to this CTA's shared memory from here on.
   if (params.ctas > 1) ptx::cluster_barrier();
+  follow_kernel_before();
   const uint32_t rank = params.ctas > 1 ? ptx::rank_in_cluster() : 0;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= BSPARSE_DW_TILE_WARPS) {
@@ -208,7 +210,8 @@ Kernel sm90_dw_tiles_entry() {
           .threads = kUnionThreads,
           .shared_bytes = kDwTileSharedBytes,
           .columns = Traits::kBlocks,
-          .depth = Traits::kDepth};
+          .depth = Traits::kDepth,
+          .starts_early = true};
 }
 
 template <class Math, int kBlockSize>

@@ -16,6 +16,7 @@
 
 #include <type_traits>
 
+#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/sm90/epilogue.cuh"
 #include "cuda/sm90/packed_weights.cuh"
@@ -137,8 +138,11 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
     ptx::barrier_init_fence();
   }
   ptx::cluster_barrier();
-  // CTAs alone may start where clusters of the same product find no room.
-  ptx::launch_dependents();
+  if (params.runs_beside) {
+    ptx::launch_dependents();
+  } else {
+    follow_kernel_before();
+  }
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == kConsumers) {
     ptx::give_registers<Traits::kProducerRegisters>();
@@ -167,8 +171,8 @@ __global__ void __launch_bounds__(kUnionThreads, 1)
   }
   // Others may still write to this CTA's shared memory.
   if (params.cluster_ctas > 1) ptx::cluster_barrier();
-  // And who waits for CTAs alone waits for the clusters as well.
-  if (params.cluster_ctas < params.ctas) ptx::wait_for_kernel_before();
+  // Who waits for this part waits for the other as well.
+  if (params.runs_beside) ptx::wait_for_kernel_before();
 }
 
 template <class Traits>
@@ -184,7 +188,8 @@ Kernel sm90_matmul_entry() {
           .y_features = Traits::kWidthY,
           .entry_blocks = Traits::kEntryBlocks,
           .column_blocks = Traits::kColumnBlocks,
-          .packs = Traits::kPacks};
+          .packs = Traits::kPacks,
+          .starts_early = true};
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.

@@ -9,6 +9,7 @@
 #define BSPARSE_CUDA_SM90_MATMUL_DW_CUH_
 
 #include "cuda/dtype.cuh"
+#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/sm90/dw_of_registers.cuh"
 #include "cuda/sm90/policy.cuh"
@@ -355,6 +356,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     ptx::barrier_init_fence();
   }
   __syncthreads();
+  follow_kernel_before();
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup < kConsumers) {
     ptx::take_registers<Traits::kConsumerRegisters>();
@@ -374,7 +376,8 @@ Kernel sm90_matmul_dw_entry() {
           .threads = Traits::kThreads,
           .shared_bytes = kMaxSharedBytes,
           .columns = Traits::kBlocks,
-          .depth = Traits::kDepth};
+          .depth = Traits::kDepth,
+          .starts_early = true};
 }
 
 template <class Math, int kBlockSize>

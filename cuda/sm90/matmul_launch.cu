@@ -129,9 +129,9 @@ bsparse_status launch_union_parts(const bsparse_matmul_args& args, const Kernel&
     params->raster = Raster::of(places, part_batch_tiles, tile_bytes(args, kernel), kUnionGroupBytes);
     params->num_tiles = static_cast<uint32_t>(places * part_batch_tiles);
     params->cluster_ctas = static_cast<uint32_t>(cluster_ctas);
-    Kernel part = kernel;
-    part.starts_early = first_batch_tile > 0;
-    return launch(part, "launching a matmul", static_cast<uint32_t>(count * cluster_ctas), params,
+    // CTAs alone may start where clusters of the same product find no room.
+    params->runs_beside = first_batch_tile > 0;
+    return launch(kernel, "launching a matmul", static_cast<uint32_t>(count * cluster_ctas), params,
                   stream, cluster_ctas);
   };
   status = launch_part(0, batch_tiles - lone_batch_tiles, ctas, clusters);

@@ -11,6 +11,7 @@
 
 #include "cuda/bsparse_cuda.h"
 #include "cuda/dtype.cuh"
+#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm90/policy.cuh"
@@ -236,6 +237,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1)
     ptx::barrier_init_fence();
   }
   ptx::cluster_barrier();
+  follow_kernel_before();
   const int warp = threadIdx.x / 32;
   if (warp >= BSPARSE_SWEEP_WARPS) {
     ptx::give_registers<kSweepProducerRegisters>();
@@ -259,7 +261,8 @@ Kernel sm90_sweep_for() {
           .columns = sweep_outputs(kBatchTile) / kBlockSize,
           .box_features = Traits::kBoxFeatures,
           .column_blocks = column_blocks(kBlockSize),
-          .packs = true};
+          .packs = true,
+          .starts_early = true};
 }
 
 template <class Math, int kBlockSize, int kFeatureAxis>
