@@ -1,5 +1,5 @@
-// Launches of small kernels that follow each other: on Hopper a kernel may start while the one
-// before it still runs, so that a launch costs less than a kernel of a few microseconds takes.
+// Kernels that follow each other: on Hopper one may start while the one before it still runs, so that a launch costs
+// less than a kernel of a few microseconds takes.
 #ifndef BSPARSE_CUDA_EARLY_LAUNCH_CUH_
 #define BSPARSE_CUDA_EARLY_LAUNCH_CUH_
 

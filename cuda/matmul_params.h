@@ -227,8 +227,8 @@ struct Kernel {
   int blocks_per_cta = 1;  // of a dw kernel: stored blocks a CTA computes,
   int ctas_per_block = 1;  // or CTAs that compute one
   int depth = 0;           // of a dw kernel: batch entries a stage holds
-  // Calls follow_kernel_before(). Where several CTAs share an SM and do not fill the GPU this costs more than it saves:
-  // they start where there is room before the kernel before is done, and not evenly.
+  // Calls follow_kernel_before(). Where several CTAs share an SM, and a grid is not made to fill the GPU, this costs more
+  // than it saves: they start where there is room before the kernel before is done, and not evenly.
   bool starts_early = false;
 };
 

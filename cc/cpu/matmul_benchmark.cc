@@ -9,24 +9,21 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "cc/cpu/kernels.h"
 #include "cc/cpu/matmul.h"
 #include "cc/cpu/shared_loop.h"
+#include "cc/cpu/thread_pool_testing.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -82,50 +79,6 @@ double MeasuredPeak() { return __builtin_cpu_supports("avx512f") ? MeasuredPeakA
 #else
 double MeasuredPeak() { return 0; }
 #endif
-
-// Threads that take tasks in turn, as TensorFlow's do.
-class Pool {
- public:
-  explicit Pool(int threads) {
-    for (int t = 0; t < threads; ++t) threads_.emplace_back([this] { Work(); });
-  }
-
-  ~Pool() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      stops_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  void Schedule(std::function<void()> task) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    changed_.notify_one();
-  }
-
- private:
-  void Work() {
-    for (;;) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      changed_.wait(lock, [this] { return stops_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      task();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  bool stops_ = false;
-  std::vector<std::thread> threads_;
-};
 
 // Aligned as TensorFlow's are. Any bits that are ordinary numbers will do: 0x3c is the upper byte
 // of small ones in every type.
@@ -237,7 +190,7 @@ int Main(int argc, char** argv) {
   std::printf("kernels: %s; peak of one core: %.1f GF of float32\n", CpuTargetName(), peak);
   const int threads = std::atoi(option("threads", "1").c_str());
   LoopWaitingRoom room;
-  Pool pool(threads - 1);  // the caller works, too
+  ThreadPool pool(threads - 1);  // the caller works, too
   const ParallelFor parallel_for = OverThreads(
       threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, &room);
   const std::pair<const char*, DType> dtypes[] = {{"float32", DType::kFloat32},

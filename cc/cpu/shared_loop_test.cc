@@ -4,14 +4,13 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "cc/cpu/thread_pool_testing.h"
 #include "gtest/gtest.h"
 
 namespace bsparse {
@@ -73,54 +72,9 @@ TEST(SharedLoop, HelpersThatStartLateFindNothingToDo) {
   for (const auto& task : tasks) task();  // the body is gone
 }
 
-// Threads that take tasks from a queue until they are told to stop.
-class Pool {
- public:
-  explicit Pool(int threads) {
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
-  }
-
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stops_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  void Schedule(std::function<void()> task) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    changed_.notify_one();
-  }
-
- private:
-  void Work() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      changed_.wait(lock, [this] { return stops_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      const std::function<void()> task = std::move(tasks_.back());
-      tasks_.pop_back();
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  Tasks tasks_;
-  bool stops_ = false;
-  std::vector<std::thread> threads_;
-};
-
 TEST(SharedLoop, CallersShareARoomOfWaitingThreads) {
   LoopWaitingRoom room;
-  Pool pool(3);
+  ThreadPool pool(3);
   const ParallelFor parallel_for = OverThreads(
       4, [&](std::function<void()> task) { pool.Schedule(std::move(task)); }, &room);
   std::vector<std::thread> callers;
@@ -138,7 +92,7 @@ TEST(SharedLoop, CallersShareARoomOfWaitingThreads) {
 
 TEST(SharedLoop, TakesAThreadThatWaitsBeforeItSchedulesOne) {
   LoopWaitingRoom room;
-  Pool pool(1);
+  ThreadPool pool(1);
   int64_t scheduled = 0;
   const ParallelFor parallel_for = OverThreads(
       2, [&](std::function<void()> task) { ++scheduled, pool.Schedule(std::move(task)); }, &room);

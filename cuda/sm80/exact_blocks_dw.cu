@@ -7,7 +7,6 @@
 // features of a batch entry. What limits is the instructions beside the multiplications, so stages are deep.
 #include <algorithm>
 
-#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/pipeline.cuh"
 #include "cuda/sm80/exact_sums.cuh"
@@ -114,7 +113,6 @@ __device__ __forceinline__ void multiply_stage(ExactSums& sums, const ExactThrea
 template <class Traits>
 __global__ void __launch_bounds__(kThreads, 3)
     sm80_exact_blocks_dw_kernel(const __grid_constant__ MatmulDwParams params) {
-  follow_kernel_before();
   constexpr int kCell = Traits::kCell, kBlockSize = Traits::kBlockSize;
   constexpr int kCells = Traits::kCellsAcross * Traits::kCellsAcross;
   extern __shared__ __align__(128) char shared[];
@@ -207,8 +205,7 @@ Kernel exact_blocks_dw_for() {
           .shared_bytes = Traits::kSharedBytes,
           .blocks_per_cta = 1,
           .ctas_per_block = Traits::kCellsAcross * Traits::kCellsAcross,
-          .depth = Traits::kDepth,
-          .starts_early = true};
+          .depth = Traits::kDepth};
 }
 
 }  // namespace

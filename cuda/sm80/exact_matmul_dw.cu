@@ -6,7 +6,6 @@
 // feature at once: warps of a CTA have blocks that come one after the other, which mostly have x or dy in
 // common, so that half of it comes out of L1. The launch turns x and dy round where they have not features
 // first (matmul_dw_launch.cu).
-#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/ptx.cuh"
 #include "cuda/sm80/exact_sums.cuh"
@@ -97,7 +96,6 @@ __device__ __forceinline__ void add_over_lanes(float* sums) {
 template <class Traits>
 __global__ void __launch_bounds__(32 * Traits::kWarps, 12 / Traits::kWarps)
     sm80_exact_matmul_dw_kernel(const __grid_constant__ MatmulDwParams params) {
-  follow_kernel_before();
   extern __shared__ __align__(128) char shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int split = blockIdx.x % params.splits;
@@ -179,8 +177,7 @@ Kernel exact_matmul_dw_for() {
           .threads = 32 * Traits::kWarps,
           .shared_bytes = Traits::kWarps * ExactSumStore::kBytes,
           .blocks_per_cta = Traits::kWarps,
-          .depth = Traits::kDepth,
-          .starts_early = true};
+          .depth = Traits::kDepth};
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #ifndef BSPARSE_CUDA_SM80_MATMUL_DW_CUH_
 #define BSPARSE_CUDA_SM80_MATMUL_DW_CUH_
 
-#include "cuda/early_launch.cuh"
 #include "cuda/matmul_params.h"
 #include "cuda/pipeline.cuh"
 #include "cuda/sm80/policy.cuh"
@@ -194,7 +193,6 @@ struct DwStageWalk {
 template <class Traits>
 __global__ void __launch_bounds__(kThreads, 2)
     sm80_matmul_dw_kernel(const __grid_constant__ MatmulDwParams params) {
-  follow_kernel_before();
   using Element = typename Traits::Element;
   using Math = typename Traits::Math;
   using Tile = typename Traits::Tile;
@@ -299,8 +297,7 @@ Kernel sm80_matmul_dw_for(int feature_axis) {
           .threads = kThreads,
           .shared_bytes = Axis1::kSharedBytes,
           .blocks_per_cta = Axis1::kSlots,
-          .depth = Axis1::kDepth,
-          .starts_early = true};
+          .depth = Axis1::kDepth};
 }
 
 // The kernel for a variant; instantiates all of them for one arithmetic mode.
